@@ -1,0 +1,133 @@
+"""What happens in a search, as values in the order it happened.
+
+The reply, the trace, the metrics and the live view are all folds over these; nothing is recorded twice.
+Events carry no clock: whoever records them stamps them. A search emits `Started` first and exactly one of
+`Finished`, `Failed`, `Cancelled` last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.decoder.types import Candidate, Problem, Result, Score, Settings
+from proxy.errors import FailureKind
+
+PruneReason = Literal["rank", "duplicate", "empty", "outranked", "lag"]
+"""Why a candidate was dropped.
+
+rank: not among the best of its step. duplicate: a sibling said the same. empty: it said nothing.
+outranked: its beam was alive until a finished one won. lag: sent text had already chosen another branch.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    problem: Problem
+    settings: Settings
+    teachers: tuple[str, ...]
+    objective: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A teacher was asked for the candidate that will carry this id."""
+
+    id: int
+    parent: int | None
+    depth: int
+    teacher: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherFailed:
+    """The call for candidate `id` (None: for the answer) came to nothing; a straggler was left behind unanswered."""
+
+    id: int | None
+    teacher: str
+    kind: FailureKind | Literal["straggler"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreAsked:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    id: int
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    id: int
+    reason: PruneReason
+
+
+@dataclass(frozen=True, slots=True)
+class StepDecided:
+    """A step's barrier fell: these candidates' trajectories live on or are finished, in order of rank."""
+
+    depth: int
+    beam: tuple[int, ...]
+    finished: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A step became final: every live trajectory shares it, and it will never be retracted."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerAsked:
+    teacher: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`kind` is bounded: a `SearchError` or `ScorerError` kind, or "internal" for a bug."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    pass
+
+
+Event = (
+    Started
+    | Asked
+    | Proposed
+    | TeacherFailed
+    | ScoreAsked
+    | Scored
+    | Pruned
+    | StepDecided
+    | Committed
+    | AnswerAsked
+    | AnswerDelta
+    | Finished
+    | Failed
+    | Cancelled
+)

@@ -1,0 +1,43 @@
+"""What the search needs from the outside: a teacher that continues a turn, a scorer that ranks a step.
+
+Protocols only. Implementations translate their own failures into `TeacherError` and `ScorerError`, and stop
+their work when the awaiting task is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.decoder.events import Event
+from proxy.decoder.types import Ask, Continuation, Problem, Score
+
+OnText = Callable[[str], None]
+Emit = Callable[[Event], None]
+
+
+class Teacher(Protocol):
+    """A model that writes."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+        """Continue the turn; `on_text` is handed the text as it arrives.
+
+        Raises:
+            TeacherError: the call failed, whatever the reason.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """A model that judges."""
+
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+        """Score one step on top of a canonical prefix.
+
+        Raises:
+            ScorerError: the scorer is away, or cannot take this text.
+        """
+        ...

@@ -1,0 +1,97 @@
+"""What one finished search cost and who contributed: a pure fold over its events.
+
+The reply's usage and `cord` object, the trace's totals and the tests all read this one fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from proxy.decoder.events import Event, Finished, Proposed, ScoreAsked, Scored, TeacherFailed
+from proxy.decoder.types import Candidate, Result, Score, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the winner alone, as the client is billed: reasoning is part of completion."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the whole search spent: proposals, tokens the teachers wrote and read, tokens the scorer forwarded."""
+
+    candidates: int = 0
+    failures: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    score_calls: int = 0
+    scored_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WonStep:
+    """One step of the winner: who wrote it, and the score it was chosen by (None where nothing scored)."""
+
+    candidate: Candidate
+    score: Score | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """`result`, `usage` and `steps` are of the winner, absent (None, zero, empty) while there is none."""
+
+    result: Result | None
+    usage: Usage
+    cost: Cost
+    steps: tuple[WonStep, ...]
+    source: Source
+
+
+def summarise(events: Iterable[Event]) -> Summary:
+    """Fold a search's events."""
+    proposed: list[Candidate] = []
+    scores: dict[int, Score] = {}
+    failures = score_calls = 0
+    result: Result | None = None
+    for event in events:
+        match event:
+            case Proposed(candidate):
+                proposed.append(candidate)
+            case ScoreAsked():
+                score_calls += 1
+            case Scored(id, score):
+                scores[id] = score
+            case TeacherFailed():
+                failures += 1
+            case Finished(found):
+                result = found
+    answer_tokens, answer_prompt = (result.answer_tokens, result.answer_prompt_tokens) if result else (0, 0)
+    cost = Cost(
+        candidates=len(proposed),
+        failures=failures,
+        generated_tokens=sum(candidate.completion_tokens for candidate in proposed) + answer_tokens,
+        prompt_tokens=sum(candidate.prompt_tokens for candidate in proposed) + answer_prompt,
+        score_calls=score_calls,
+        scored_tokens=sum(score.tokens_forwarded for score in scores.values()),
+    )
+    won = result.winner.candidates if result else ()
+    source = next((score.source for score in scores.values()), Source.NONE)
+    steps = tuple(WonStep(candidate, scores.get(candidate.id)) for candidate in won)
+    return Summary(result, _usage(result), cost, steps, source)
+
+
+def _usage(result: Result | None) -> Usage:
+    if result is None:
+        return Usage(0, 0, 0)
+    reasoning = result.winner.tokens
+    prompt = result.winner.candidates[0].prompt_tokens
+    return Usage(prompt, reasoning + result.answer_tokens, reasoning)

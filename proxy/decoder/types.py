@@ -1,0 +1,239 @@
+"""The nouns of collaborative decoding, as frozen values.
+
+A *teacher* proposes a *candidate*, the next *step* under a *prefix*; scored candidates extend *trajectories*;
+the best of these are the *beam*. Nothing here acts, awaits or knows a wire format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+Ended = Literal["marker", "closed", "eos", "length"]
+"""Why a continuation ended: at a stop text, where thinking closes, at the model's end of turn, or out of tokens."""
+
+FinishReason = Literal["stop", "length"]
+StopCause = Literal["closed", "steps", "tokens", "deadline"]
+"""Why the reasoning ended: thinking was closed, or one of the budgets was spent."""
+
+
+class Source(StrEnum):
+    """Where the knowledge in a score comes from. Scores of different sources are never compared."""
+
+    REFERENCE = "reference"
+    CONSENSUS = "consensus"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the conversation. Content is text; what is not text never reaches the search."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a teacher samples. `seed` is the request's; every call derives its own from it."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one search may spend.
+
+    `total_tokens`, where set, bounds reasoning and answer together (OpenAI's `max_completion_tokens`).
+    `deadline_s` bounds the reasoning in seconds; when it passes, the best trajectory so far is answered.
+    """
+
+    steps: int = 32
+    step_tokens: int = 512
+    reasoning_tokens: int = 16384
+    answer_tokens: int = 4096
+    total_tokens: int | None = None
+    deadline_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to search; see docs/search.md for what each does to quality and cost.
+
+    Attributes:
+        strategy: a key of `decoder.search.STRATEGIES`.
+        score: what ranks the candidates, a name the scorer knows; "auto" lets the answer source choose.
+        beam_width: B, how many trajectories survive a step.
+        samples: proposals per teacher and prefix.
+        diversity: nats taken off a candidate for each better sibling under its parent (arXiv 1611.08562).
+        length_penalty: α of Σ log p / length^α for scores that add up over steps (arXiv 1609.08144).
+        commit_lag: a step is sent at the latest when it lies this many steps back; None waits for convergence.
+        quorum: share of a step's proposals that must have been scored before stragglers may be left behind.
+        patience_s: seconds granted to stragglers after the quorum.
+        answerer: the teacher that writes the final answer; None is the one that closed the thinking.
+    """
+
+    strategy: str = "beam"
+    score: str = "auto"
+    beam_width: int = 4
+    samples: int = 1
+    diversity: float = 0.0
+    length_penalty: float = 1.0
+    commit_lag: int | None = 8
+    quorum: float = 0.75
+    patience_s: float = 20.0
+    answerer: str | None = None
+    budget: Budget = field(default_factory=Budget)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What the client asked. `references` are for the scorer alone and never reach a teacher."""
+
+    id: str
+    messages: tuple[Message, ...]
+    references: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call to a teacher: continue this half-written assistant turn.
+
+    `reasoning` is canonical text, every step ending in a blank line, plus the seeded header of the step asked for.
+    `answer` is None while the turn is still thinking, else the answer written so far.
+    """
+
+    messages: tuple[Message, ...]
+    reasoning: str
+    answer: str | None
+    stop: tuple[str, ...]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a teacher wrote: the text after the ask's, without the stop text or the thinking's closer."""
+
+    text: str
+    ended: Ended
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposed next step. `parent` is the candidate it extends, None at the root; `depth` counts from 1.
+
+    Ids are given when a teacher is asked, in a fixed order, so they do not depend on who answers first.
+    """
+
+    id: int
+    parent: int | None
+    depth: int
+    teacher: str
+    text: str
+    ended: Ended
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def closes(self) -> bool:
+        """Whether the thinking ends with this step."""
+        return self.ended in ("closed", "eos")
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePart:
+    """One model's share in a score: summed log-probability in nats, over that many of its tokens."""
+
+    model: str
+    nats: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good a candidate is, in nats.
+
+    With `adds_up` the score judges the step alone, and a trajectory sums nats and length over its steps;
+    without it the score already judges the whole trajectory (predictive perplexity looks ahead from its end).
+    `queue_s` and `batch_size` tell how the scorer worked it off.
+    """
+
+    nats: float
+    length: float
+    adds_up: bool
+    objective: str
+    source: Source
+    parts: tuple[ScorePart, ...] = ()
+    queue_s: float = 0.0
+    batch_size: int = 1
+    tokens_forwarded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A path from the root: the candidates chosen so far, and what they scored."""
+
+    candidates: tuple[Candidate, ...] = ()
+    nats: float = 0.0
+    length: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The canonical reasoning."""
+        return "".join(candidate.text for candidate in self.candidates)
+
+    @property
+    def tip(self) -> int | None:
+        """The id of the last candidate; None at the root."""
+        return self.candidates[-1].id if self.candidates else None
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        return tuple(candidate.id for candidate in self.candidates)
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.candidates) and self.candidates[-1].closes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the reasoning, as their teachers counted them."""
+        return sum(candidate.completion_tokens for candidate in self.candidates)
+
+    def extend(self, candidate: Candidate, score: Score | None) -> Trajectory:
+        """The trajectory one step further; an unscored step leaves the score as it was."""
+        path = (*self.candidates, candidate)
+        if score is None:
+            return Trajectory(path, self.nats, self.length)
+        if score.adds_up:
+            return Trajectory(path, self.nats + score.nats, self.length + score.length)
+        return Trajectory(path, score.nats, score.length)
+
+    def value(self, length_penalty: float) -> float:
+        """Σ nats / Σ length^α (arXiv 1609.08144); 0 for an unscored trajectory."""
+        return float(self.nats / self.length**length_penalty) if self.length else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the search found. `answer_prompt_tokens` and `answer_tokens` are the answerer's counts."""
+
+    winner: Trajectory
+    value: float
+    stopped: StopCause
+    answer: str
+    answerer: str
+    answer_tokens: int
+    answer_prompt_tokens: int
+    finish_reason: FinishReason
