@@ -1,0 +1,61 @@
+"""A scripted teacher and scorer: what they say is queued or computed, what they were asked is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from proxy.decoder.ports import OnText
+from proxy.decoder.types import Ask, Continuation, Problem, Score, Source
+
+Script = Callable[[Ask], Continuation | Exception | Awaitable[Continuation]]
+
+
+def says(text: str, ended: str = "marker", tokens: int = 5) -> Continuation:
+    return Continuation(text, ended, prompt_tokens=7, completion_tokens=tokens)  # type: ignore[arg-type]
+
+
+@dataclass
+class ScriptedTeacher:
+    """Answers every ask by a function of it."""
+
+    name: str
+    script: Script
+    history: list[Ask] = field(default_factory=list)
+
+    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+        self.history.append(ask)
+        reply = self.script(ask)
+        if isinstance(reply, Awaitable):
+            reply = await reply
+        if isinstance(reply, Exception):
+            raise reply
+        if on_text is not None:
+            for word in reply.text.splitlines(keepends=True):
+                on_text(word)
+        return reply
+
+
+@dataclass
+class ScriptedScorer:
+    """Scores a step by a function of prefix and step; looks ahead unless `adds_up`."""
+
+    judge: Callable[[str, str], float]
+    adds_up: bool = False
+    history: list[tuple[Problem, str, str, str]] = field(default_factory=list)
+
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+        self.history.append((problem, prefix, step, objective))
+        return Score(self.judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
+
+
+def counts_to(last: int, mark: str = "") -> Script:
+    """A teacher that writes one plain step at a time and closes after step `last`; answers with its mark."""
+
+    def script(ask: Ask) -> Continuation:
+        if ask.answer is not None:
+            return says(f"\n\nanswer by {mark}\n", "eos", tokens=3)
+        depth = ask.reasoning.count("### Step")
+        return says(f" {mark}{depth}\n", "closed" if depth == last else "marker")
+
+    return script
