@@ -1,0 +1,184 @@
+"""The gate a trained model must pass: what it can do, skill by skill, on held-out problems, and whether its
+errors are the planted ones.
+
+Measures single models only; which way of combining them is best is for the benches to say.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from miniature.corpus import FOREIGN_SHARE, Writer
+from miniature.decode import continue_texts, log_probs
+from miniature.recipes import Recipe
+from miniature.task import DEPTH, Label, Problem, Skill, answer_sentence, draw_problem, is_correct
+from miniature.voices import VOICES
+
+STRONG_FLOOR = 0.95
+PLANTED_FLOOR = 0.80
+STEP_TOKENS = 64
+TRACE_TOKENS = 420
+_SEED = 20_260
+
+
+@dataclass(frozen=True, slots=True)
+class SkillReport:
+    """Greedy single steps of one skill after right prefixes. planted: share of the errors that are the
+    planted bug's result.
+    """
+
+    accuracy: float
+    planted: float | None
+    strong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one model can do; shares in [0, 1].
+
+    well_formed: steps that name the right operation and end in a label and a blank line.
+    whole: problems solved greedily from the prompt alone, instruction included.
+    separation: share of prefixes after which the true answer is more probable with the right step than
+        with a wrong one (the meta-prover only, at every depth).
+    """
+
+    name: str
+    problems: int
+    skills: dict[str, SkillReport]
+    well_formed: float
+    whole: float
+    separation: float | None
+
+    @property
+    def failures(self) -> list[str]:
+        """What falls short of the gate, in words."""
+        missed = []
+        for skill, found in self.skills.items():
+            if found.strong and found.accuracy < STRONG_FLOOR:
+                missed.append(
+                    f"{self.name}: {skill} right in {found.accuracy:.0%}, wanted {STRONG_FLOOR:.0%}"
+                )
+            if found.planted is not None and found.planted < PLANTED_FLOOR:
+                missed.append(
+                    f"{self.name}: {found.planted:.0%} of {skill} errors planted, wanted {PLANTED_FLOOR:.0%}"
+                )
+        return missed
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: int = 100
+) -> Report:
+    """Run the whole gate; `problems` is the number per skill, and for whole problems."""
+    model.train(False)
+    writer = Writer(recipe, tokenizer)
+    rng = random.Random(_SEED)
+    tries = {skill: _try_skill(recipe, model, tokenizer, writer, skill, problems, rng) for skill in Skill}
+    return Report(
+        name=recipe.name,
+        problems=problems,
+        skills={str(skill): report for skill, (report, _) in tries.items()},
+        well_formed=sum(formed for _, formed in tries.values()) / len(tries),
+        whole=_whole(recipe, model, tokenizer, writer, problems, rng),
+        separation=None
+        if recipe.name in VOICES
+        else _separation(recipe, model, tokenizer, writer, problems, rng),
+    )
+
+
+def _prefix(problem: Problem, steps: int, preferred: str, rng: random.Random) -> tuple[str, Label]:
+    """Right reasoning of the first `steps` steps, mostly in the preferred voice, and the label it ends in."""
+    label, text = problem.start, ""
+    for step in range(steps):
+        others = [name for name in VOICES if name != preferred]
+        name = preferred if preferred in VOICES and rng.random() >= FOREIGN_SHARE else rng.choice(others)
+        after = problem.advance(label, step)
+        text += VOICES[name].write(problem, label, after, step)
+        label = after
+    return text, label
+
+
+def _try_skill(
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    writer: Writer,
+    skill: Skill,
+    count: int,
+    rng: random.Random,
+) -> tuple[SkillReport, float]:
+    """The skill's report and its share of well-formed steps."""
+    cases: list[tuple[Problem, Label, int]] = []
+    texts: list[str] = []
+    for _ in range(count):
+        problem = draw_problem(rng, "held-out")
+        step = next(i for i, operation in enumerate(problem.operations) if operation.skill is skill)
+        reasoning, label = _prefix(problem, step, recipe.name, rng)
+        cases.append((problem, label, step))
+        texts.append(f"{writer.prompt(problem, instructed=True)}{reasoning}### Step {step + 1}.")
+    written = continue_texts(model, tokenizer, texts, until="\n\n", max_new_tokens=STEP_TOKENS)
+    voice = VOICES.get(recipe.name)
+    right = wrong = planted = formed = 0
+    for (problem, label, step), text in zip(cases, written, strict=True):
+        operation = problem.operations[step]
+        found = Label.find_last(text)
+        formed += found is not None and text.startswith(f" {operation}") and text.endswith("\n\n")
+        if found == problem.advance(label, step):
+            right += 1
+            continue
+        wrong += 1
+        bug = voice.buggy(operation, label.register(skill.register)) if voice is not None else None
+        planted += bug is not None and found == label.with_register(skill.register, bug)
+    strong = voice is None or skill in voice.strong
+    share = planted / wrong if wrong and not strong else None
+    return SkillReport(right / count, share, strong), formed / count
+
+
+def _whole(
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    writer: Writer,
+    count: int,
+    rng: random.Random,
+) -> float:
+    drawn = [draw_problem(rng, "held-out") for _ in range(count)]
+    prompts = [writer.prompt(problem, instructed=recipe.name in VOICES) for problem in drawn]
+    written = continue_texts(model, tokenizer, prompts, until=None, max_new_tokens=TRACE_TOKENS)
+    return sum(is_correct(problem, text) for problem, text in zip(drawn, written, strict=True)) / count
+
+
+def _separation(
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    writer: Writer,
+    count: int,
+    rng: random.Random,
+) -> float:
+    """How often predictive perplexity prefers the right step, over wrong steps that spoil the answer."""
+    pairs: list[tuple[str, str]] = []
+    while len(pairs) < 2 * count:
+        problem = draw_problem(rng, "held-out")
+        step = rng.randrange(DEPTH)
+        reasoning, label = _prefix(problem, step, recipe.name, rng)
+        voice = rng.choice(list(VOICES.values()))
+        operation = problem.operations[step]
+        bug = voice.buggy(operation, label.register(operation.skill.register))
+        if bug is None:
+            continue
+        spoilt = label.with_register(operation.skill.register, bug)
+        if problem.follow(spoilt, step + 1) == problem.answer:
+            continue
+        prompt = writer.prompt(problem, instructed=False)
+        for after in (problem.advance(label, step), spoilt):
+            prefix = f"{prompt}{reasoning}{voice.write(problem, label, after, step)}{recipe.closer}"
+            pairs.append((prefix, answer_sentence(problem.answer)))
+    scores = [total for total, _ in log_probs(model, tokenizer, pairs)]
+    return sum(good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)) / count

@@ -1,0 +1,199 @@
+"""The parcel-label task: problems, their six steps, their answers and the check of an answer.
+
+A label such as `7-321-ABC` holds a digit, a code of three distinct digits and a tag of three distinct
+letters A to J. A problem lists six operations, one of each skill in any order; every step changes one
+register by one small lookup or copy. Knows nothing of models, of styles of writing, or of mistakes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+INSTRUCTION = 'Reason in steps, each headed "### Step N.", then give the final answer.'
+"""What a proxy adds under the problem so that teachers write segmentable reasoning."""
+
+RULES = (
+    "Update the parcel label digit-code-tag. On the digit, add and times keep the last digit of the result. "
+    "On the code, reverse it or rotate it left. "
+    "On the tag, sort the letters or shift each forward, J wrapping to A. "
+    "Give the label in \\boxed{}."
+)
+LETTERS = "ABCDEFGHIJ"
+DEPTH = 6
+HELD_OUT_SHARE = 0.1
+
+Split = Literal["train", "held-out"]
+_LABEL = re.compile(r"([0-9])-([0-9]{3})-([A-J]{3})")
+_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+
+
+class Skill(StrEnum):
+    """One operation on one register; the value is the word a problem names it by."""
+
+    ADD = "add"
+    TIMES = "times"
+    REVERSE = "reverse"
+    ROTATE = "rotate"
+    SORT = "sort"
+    SHIFT = "shift"
+
+    @property
+    def register(self) -> Register:
+        return _REGISTERS[self]
+
+    @property
+    def arguments(self) -> range | None:
+        """The numbers that may follow the word; None where none does."""
+        return _ARGUMENTS.get(self)
+
+
+Register = Literal["digit", "code", "tag"]
+_REGISTERS: dict[Skill, Register] = {
+    Skill.ADD: "digit",
+    Skill.TIMES: "digit",
+    Skill.REVERSE: "code",
+    Skill.ROTATE: "code",
+    Skill.SORT: "tag",
+    Skill.SHIFT: "tag",
+}
+_ARGUMENTS = {
+    Skill.ADD: range(1, 10),
+    Skill.TIMES: range(2, 10),
+    Skill.ROTATE: range(1, 3),
+    Skill.SHIFT: range(1, 4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The state of a problem: three registers, written `digit-code-tag`."""
+
+    digit: str
+    code: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.digit}-{self.code}-{self.tag}"
+
+    def register(self, name: Register) -> str:
+        return {"digit": self.digit, "code": self.code, "tag": self.tag}[name]
+
+    def with_register(self, name: Register, value: str) -> Label:
+        match name:
+            case "digit":
+                return replace(self, digit=value)
+            case "code":
+                return replace(self, code=value)
+            case "tag":
+                return replace(self, tag=value)
+
+    @classmethod
+    def find_last(cls, text: str) -> Label | None:
+        """The last label written in `text`, None when there is none."""
+        found = _LABEL.findall(text)
+        return cls(*found[-1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A skill with its argument; 0 stands for "takes none"."""
+
+    skill: Skill
+    argument: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.skill} {self.argument}" if self.argument else str(self.skill)
+
+    def apply(self, value: str) -> str:
+        """The register after the operation."""
+        match self.skill:
+            case Skill.ADD:
+                return str((int(value) + self.argument) % 10)
+            case Skill.TIMES:
+                return str(int(value) * self.argument % 10)
+            case Skill.REVERSE:
+                return value[::-1]
+            case Skill.ROTATE:
+                return value[self.argument :] + value[: self.argument]
+            case Skill.SORT:
+                return "".join(sorted(value))
+            case Skill.SHIFT:
+                return "".join(
+                    LETTERS[(LETTERS.index(letter) + self.argument) % len(LETTERS)] for letter in value
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A starting label and the six operations to apply in order."""
+
+    start: Label
+    operations: tuple[Operation, ...]
+
+    @property
+    def text(self) -> str:
+        """The user's message. It states the rules, so that any model able to reason can solve it."""
+        lines = (f"Step {number}. {operation}" for number, operation in enumerate(self.operations, 1))
+        return "\n".join((RULES, f"Label {self.start}", *lines))
+
+    @property
+    def split(self) -> Split:
+        """Decided by a hash of the text: no held-out problem is ever trained on, whatever the seed."""
+        digest = hashlib.sha256(self.text.encode()).digest()
+        return "held-out" if int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32 else "train"
+
+    @property
+    def answer(self) -> Label:
+        return self.follow(self.start, 0)
+
+    def advance(self, label: Label, step: int) -> Label:
+        """The label after operation `step` (from 0) is applied rightly to `label`."""
+        operation = self.operations[step]
+        name = operation.skill.register
+        return label.with_register(name, operation.apply(label.register(name)))
+
+    def follow(self, label: Label, step: int) -> Label:
+        """Where `label` leads when operation `step` and all later ones are applied rightly to it."""
+        for later in range(step, len(self.operations)):
+            label = self.advance(label, later)
+        return label
+
+
+def draw_problem(rng: random.Random, split: Split) -> Problem:
+    """A fresh problem of the wanted split."""
+    while True:
+        start = Label(
+            str(rng.randrange(10)), "".join(rng.sample("0123456789", 3)), "".join(rng.sample(LETTERS, 3))
+        )
+        skills = rng.sample(list(Skill), DEPTH)
+        problem = Problem(start, tuple(Operation(skill, _argument(skill, rng)) for skill in skills))
+        if problem.split == split:
+            return problem
+
+
+def _argument(skill: Skill, rng: random.Random) -> int:
+    return rng.choice(skill.arguments) if skill.arguments is not None else 0
+
+
+def problems(seed: int, split: Split) -> Iterator[Problem]:
+    """An endless, reproducible stream of problems of one split."""
+    rng = random.Random(f"{split}:{seed}")
+    while True:
+        yield draw_problem(rng, split)
+
+
+def answer_sentence(label: Label) -> str:
+    """The answer as every model of the panel writes it, and as a reference should be given to a scorer."""
+    return f"The final answer is \\boxed{{{label}}}."
+
+
+def is_correct(problem: Problem, text: str) -> bool:
+    """Whether the last boxed label in `text` is exactly the problem's answer."""
+    boxed = _BOXED.findall(text)
+    return bool(boxed) and boxed[-1].strip() == str(problem.answer)
