@@ -1,0 +1,135 @@
+"""`POST /v1/chat/completions`: from the connection to a job, from the job's search to the reply."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.types import Send
+
+from proxy.api.admission import Admission
+from proxy.api.body import JsonReply
+from proxy.api.errors import TooLarge, leaf, report
+from proxy.api.job import ApiOptions, make_job
+from proxy.api.replies import ChunkStream, completion, result_value
+from proxy.api.schema import parse
+from proxy.api.stream import Push, stream_events, while_connected
+from proxy.decoder.events import TeacherFailed
+from proxy.decoder.journal import Listener, Stamped
+from proxy.decoder.summary import Summary, summarise
+from proxy.decoder.types import Result
+from proxy.errors import RequestError, SearchError
+from proxy.service import Job, Service
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """The client's own request id where it can be repeated safely, else a new one."""
+    sent = headers.get("x-request-id", "")
+    return sent if _SANE_ID.fullmatch(sent) else f"req-{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCompletions:
+    """The endpoint. A request that is refused has started no teacher."""
+
+    service: Service
+    options: ApiOptions
+    admission: Admission
+
+    async def __call__(self, request: Request, id: str, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            CordError: the request cannot be answered; nothing was sent.
+            ClientGone: the client left, and the search was cancelled.
+        """
+        received = time.time()
+        asked = parse(await self._body(request))
+        job = make_job(asked, self.service.ensembles, self.options, id, received)
+        wish = asked.cord.inline_reasoning if asked.cord else None
+        inline = self.options.inline_reasoning if wish is None else wish
+        with self.admission.place():
+            if asked.stream:
+                usage = bool(asked.stream_options and asked.stream_options.include_usage)
+                await self._stream(job, id, request, send, inline=inline, include_usage=usage)
+            else:
+                await self._whole(job, id, request, send, inline=inline)
+
+    async def _whole(self, job: Job, id: str, request: Request, send: Send, *, inline: bool) -> None:
+        result, journal = await while_connected(request.receive, lambda: self._decode(job))
+        summary = summarise(stamped.event for stamped in journal)
+        headers = {**_headers(job, id), **_result_headers(result, summary)}
+        reply = JsonReply(completion(job, result, summary, id, inline=inline), headers=headers)
+        await reply(request.scope, request.receive, send)
+
+    async def _stream(
+        self, job: Job, id: str, request: Request, send: Send, *, inline: bool, include_usage: bool
+    ) -> None:
+        async def produce(push: Push) -> None:
+            chunks = ChunkStream(job, inline, include_usage, push)
+            result, journal = await self._decode(job, chunks.hear)
+            chunks.finish(result, summarise(stamped.event for stamped in journal), id)
+
+        def explain(exc: Exception) -> bytes:
+            return report(leaf(exc), id).frame
+
+        await stream_events(request.receive, send, produce, _headers(job, id), self.options.keepalive_s, explain)
+
+    async def _decode(self, job: Job, *listeners: Listener) -> tuple[Result, Sequence[Stamped]]:
+        """Search; where all that failed was that no teacher could hold the prompt, the request is at fault."""
+        failures: set[str] = set()
+
+        def note(stamped: Stamped) -> None:
+            if isinstance(stamped.event, TeacherFailed):
+                failures.add(stamped.event.kind)
+
+        try:
+            return await self.service.decode(job, note, *listeners)
+        except SearchError as exc:
+            if failures != {"context_overflow"}:
+                raise
+            raise RequestError(str(exc), param="messages", code="context_length_exceeded") from exc
+
+    async def _body(self, request: Request) -> bytes:
+        """The request's body.
+
+        Raises:
+            RequestError: it is not said to be JSON.
+            TooLarge: it is longer than the server reads; the rest is left unread.
+        """
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise RequestError("send the body with `Content-Type: application/json`", code="invalid_content_type")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.options.max_body_bytes:
+                raise TooLarge(f"the body is longer than {self.options.max_body_bytes} bytes")
+        return bytes(body)
+
+
+def _headers(job: Job, id: str) -> dict[str, str]:
+    return {
+        "x-request-id": id,
+        "x-cord-model": _header_text(job.ensemble.name),
+        "x-cord-strategy": job.settings.strategy,
+    }
+
+
+def _result_headers(result: Result, summary: Summary) -> dict[str, str]:
+    """What only a whole reply can tell before its body: the winner's value, its teachers, the score's source."""
+    teachers = dict.fromkeys(step.candidate.teacher for step in summary.steps)
+    value = result_value(result, summary)
+    told = {} if value is None else {"x-cord-value": f"{value:.6g}"}
+    return {**told, "x-cord-teachers": _header_text(",".join(teachers)), "x-cord-source": summary.source.value}
+
+
+def _header_text(text: str) -> str:
+    """Configured names may hold anything; a header may hold printable ASCII."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)

@@ -1,0 +1,67 @@
+"""The request fields that cannot be honoured: accepted where they ask for nothing, refused by name where they do.
+
+One table. A field that is neither here nor in the schema is unknown, and refused as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.api.body import to_json
+from proxy.errors import RequestError
+
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    # OpenAI
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "web_search_options": (),
+    # vLLM's and other servers' sampling extras, which generic clients send at their neutral values
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "echo": (False,),
+}
+
+
+def drop_neutral(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without the unsupported fields that ask for nothing (null always does).
+
+    Raises:
+        RequestError: such a field asks for something; `param` names it.
+    """
+    for name in body.keys() & _NEUTRAL.keys():
+        value = body[name]
+        if value is not None and not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
+            raise RequestError(_refusal(name), param=name, code="unsupported_parameter")
+    return {name: value for name, value in body.items() if name not in _NEUTRAL}
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal, and not merely because Python holds True for 1."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
+
+
+def _refusal(name: str) -> str:
+    neutral = " or ".join(to_json(value) for value in _NEUTRAL[name])
+    allowed = f"; only {neutral} is accepted" if neutral else ""
+    return f"{name!r} is not supported by this server{allowed}"

@@ -1,0 +1,21 @@
+"""What a component of the proxy tells about its own readiness. The probing is done elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentState:
+    """A teacher's or the scorer's state. The proxy is ready while all that is `required` is `ok`."""
+
+    name: str
+    ok: bool
+    required: bool = True
+    detail: str = ""
+
+
+def is_ready(components: Mapping[str, ComponentState]) -> bool:
+    """Whether requests can be served with the components as they are."""
+    return all(state.ok for state in components.values() if state.required)

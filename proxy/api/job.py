@@ -1,0 +1,100 @@
+"""A parsed chat request as a job for the service: which ensemble, which settings, which problem.
+
+Here the defaults of the ensemble meet the wishes of the client; everything that depends on both is checked here.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from proxy.api.options import resolve_score
+from proxy.api.schema import RECORDED, ChatRequest, CordOptions
+from proxy.decoder.search import STRATEGIES
+from proxy.decoder.types import Problem, Sampling, Settings
+from proxy.errors import RequestError, UnknownModel
+from proxy.service import Ensemble, Job
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """How the API behaves.
+
+    Attributes:
+        scores: the names of the scores the scorer knows, without "auto".
+        reference_free: the score "auto" stands for when a request brings no reference.
+        master_key: the bearer key all clients must send; None asks nobody.
+        keepalive_s: seconds of silence after which a stream carries a comment.
+        max_in_flight: searches that may run at once; one more is told to come again after `retry_after_s`.
+        max_body_bytes: the longest request body that is read.
+        inline_reasoning: put the reasoning into `content`, in think tags, unless the request says otherwise.
+        created: when the models came to be, in seconds since the epoch.
+    """
+
+    scores: frozenset[str]
+    reference_free: str
+    master_key: str | None = None
+    keepalive_s: float = 10.0
+    max_in_flight: int = 64
+    retry_after_s: int = 2
+    max_body_bytes: int = 4 * 1024 * 1024
+    inline_reasoning: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def make_job(
+    request: ChatRequest, ensembles: Mapping[str, Ensemble], options: ApiOptions, request_id: str, received: float
+) -> Job:
+    """The job a request asks for.
+
+    Raises:
+        UnknownModel: no ensemble has this name.
+        RequestError: a setting does not fit the ensemble.
+    """
+    ensemble = ensembles.get(request.model)
+    if ensemble is None:
+        raise UnknownModel(f"the model {request.model[:256]!r} is not configured", param="model")
+    cord = request.cord or CordOptions()
+    problem = Problem(
+        id=f"chatcmpl-{secrets.token_hex(16)}",
+        messages=tuple(message.message() for message in request.messages),
+        references=tuple(cord.reference or ()),
+        stop=tuple(request.stop or ()),
+    )
+    metadata = {name: getattr(request, name) for name in RECORDED if getattr(request, name) is not None}
+    settings = _settings(request, cord, ensemble, options)
+    return Job(problem, ensemble, settings, received, {**metadata, "request_id": request_id})
+
+
+def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, options: ApiOptions) -> Settings:
+    settings = cord.apply(ensemble.settings)
+    names = [teacher.name for teacher in ensemble.panel]
+    if cord.answerer is not None and cord.answerer not in names:
+        message = f"{cord.answerer[:256]!r} is not a teacher of {ensemble.name!r}; these are {', '.join(names)}"
+        raise RequestError(message, param="cord.answerer", code="invalid_value")
+    if cord.score is not None or STRATEGIES[settings.strategy].rank == "score":
+        score = resolve_score(
+            cord.score,
+            ensemble.settings.score,
+            referenced=bool(cord.reference),
+            known=options.scores,
+            reference_free=options.reference_free,
+        )
+        settings = replace(settings, score=score)
+    total = request.max_completion_tokens or request.max_tokens or settings.budget.total_tokens
+    return replace(
+        settings,
+        sampling=_sampling(request, settings.sampling),
+        budget=replace(settings.budget, total_tokens=total),
+    )
+
+
+def _sampling(request: ChatRequest, configured: Sampling) -> Sampling:
+    """The client's sampling; without a seed a new one is drawn, as the same request twice is two samples."""
+    return Sampling(
+        temperature=configured.temperature if request.temperature is None else request.temperature,
+        top_p=configured.top_p if request.top_p is None else request.top_p,
+        seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+    )

@@ -1,0 +1,107 @@
+"""The search settings a user may set, with their bounds, wherever they are set: in a request or in config.yaml.
+
+Holds names, bounds and the choice of a score; knows no HTTP and does not search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from proxy.decoder.search import STRATEGIES
+from proxy.decoder.types import Settings
+from proxy.errors import RequestError
+
+_SEARCH_FIELDS = (
+    "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum", "patience_s",
+    "answerer",
+)  # fmt: skip
+_BUDGET_FIELDS = {
+    "max_steps": "steps",
+    "step_tokens": "step_tokens",
+    "reasoning_tokens": "reasoning_tokens",
+    "answer_tokens": "answer_tokens",
+    "deadline_s": "deadline_s",
+}
+_NULL_MEANS_SOMETHING = frozenset({"commit_lag", "answerer"})
+
+Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class SearchOptions(BaseModel):
+    """How to search, every key optional; `decoder.types.Settings` says what each does.
+
+    A key left out keeps what the ensemble is configured with. So does null, but for `commit_lag` (null: wait for
+    convergence) and `answerer` (null: the teacher that closed the thinking).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    strategy: Name | None = None
+    score: Name | None = None
+    beam_width: Annotated[int, Field(ge=1, le=64)] | None = None
+    samples: Annotated[int, Field(ge=1, le=16)] | None = None
+    diversity: Annotated[float, Field(ge=0, le=1000)] | None = None
+    length_penalty: Annotated[float, Field(ge=0, le=4)] | None = None
+    commit_lag: Annotated[int, Field(ge=0, le=1024)] | None = None
+    quorum: Annotated[float, Field(ge=0, le=1)] | None = None
+    patience_s: Annotated[float, Field(ge=0, le=3600)] | None = None
+    answerer: Name | None = None
+    max_steps: Annotated[int, Field(ge=1, le=1024)] | None = None
+    step_tokens: Tokens | None = None
+    reasoning_tokens: Tokens | None = None
+    answer_tokens: Tokens | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in STRATEGIES:
+            raise ValueError(f"unknown strategy; known are {', '.join(sorted(STRATEGIES))}")
+        return value
+
+    def apply(self, settings: Settings) -> Settings:
+        """The settings with the keys that were given put in their place."""
+        given = {
+            name: getattr(self, name)
+            for name in self.model_fields_set
+            if getattr(self, name) is not None or name in _NULL_MEANS_SOMETHING
+        }
+        search = {name: given[name] for name in _SEARCH_FIELDS if name in given}
+        budget = {field: given[name] for name, field in _BUDGET_FIELDS.items() if name in given}
+        return replace(settings, **search, budget=replace(settings.budget, **budget))
+
+
+def needs_reference(score: str) -> bool:
+    """Whether a score is defined only against an answer the request brought."""
+    return score.startswith("predictive")
+
+
+def resolve_score(
+    asked: str | None, configured: str, *, referenced: bool, known: frozenset[str], reference_free: str
+) -> str:
+    """The score to search with: what was asked for, else what the ensemble is configured with.
+
+    "auto" becomes "predictive" where the request brought a reference, else the ensemble's own score if that needs
+    none, else `reference_free`.
+
+    Raises:
+        RequestError: the score is unknown, or needs a reference that did not come.
+    """
+    wanted = asked or configured
+    if wanted == "auto":
+        if referenced and "predictive" in known:
+            return "predictive"
+        own = configured != "auto" and not needs_reference(configured)
+        return configured if own else reference_free
+    if wanted not in known:
+        message = f"unknown score; known are auto, {', '.join(sorted(known))}"
+        raise RequestError(message, param="cord.score", code="invalid_value")
+    if needs_reference(wanted) and not referenced:
+        param = "cord.score" if asked else "cord.reference"
+        message = f"the score {wanted!r} needs cord.reference, which was not sent"
+        raise RequestError(message, param=param, code="invalid_value")
+    return wanted

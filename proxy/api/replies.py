@@ -1,0 +1,177 @@
+"""What a search becomes on the wire: the chunks of a stream, or one whole completion. Pure folds, no I/O.
+
+The texts of a stream, put together, are the texts of the whole reply to the same request and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy import sse
+from proxy.api.body import to_json
+from proxy.decoder.events import AnswerDelta, Committed, Scored
+from proxy.decoder.journal import Stamped
+from proxy.decoder.search import STRATEGIES
+from proxy.decoder.summary import Summary, Usage
+from proxy.decoder.types import Candidate, Result, Score, Settings
+from proxy.service import Job
+
+_THINK, _CLOSE = "<think>\n", "</think>\n\n"
+
+
+@dataclass(slots=True)
+class ChunkStream:
+    """Turns events into `chat.completion.chunk`s as they come; `finish` adds the last ones.
+
+    `inline` puts the reasoning into `content`, between think tags.
+    """
+
+    job: Job
+    inline: bool
+    include_usage: bool
+    push: Callable[[bytes], None]
+    scores: dict[int, Score] = field(default_factory=dict)
+    committed: int = 0
+    answering: bool = False
+
+    def hear(self, stamped: Stamped) -> None:
+        """A listener to the search's journal."""
+        match stamped.event:
+            case Scored(id, score):
+                self.scores[id] = score
+            case Committed(candidate):
+                self._step(candidate)
+            case AnswerDelta(text):
+                self._open_answer()
+                self._delta({"content": text})
+
+    def finish(self, result: Result, summary: Summary, request_id: str) -> None:
+        """The chunk with the finish reason and the summary, and the one with the usage if it was asked for."""
+        self._open_answer()
+        cord = cord_object(self.job, result, summary, request_id)
+        self._delta({}, finish_reason=result.finish_reason, cord=cord)
+        if self.include_usage:
+            self._push({"choices": [], "usage": usage_object(summary.usage)})
+
+    def _step(self, candidate: Candidate) -> None:
+        text = candidate.text
+        delta = {"reasoning_content": text, "reasoning": text}
+        if self.inline:
+            delta = {"content": text if self.committed else _THINK + text}
+        if not self.committed:
+            self._delta({"role": "assistant", "content": ""})
+        self.committed += 1
+        score = self.scores.get(candidate.id)
+        value = step_value(score, self.job.settings)
+        self._delta(
+            delta,
+            cord={
+                "step": candidate.depth,
+                "teacher": candidate.teacher,
+                "tokens": candidate.completion_tokens,
+                "value": value,
+                "source": score.source.value if score else None,
+            },
+        )
+
+    def _open_answer(self) -> None:
+        """Close the inlined reasoning, once, before the answer."""
+        if self.inline and not self.answering:
+            self._delta({"content": _CLOSE})
+        self.answering = True
+
+    def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        usage = {"usage": None} if self.include_usage else {}
+        self._push({"choices": [choice], **usage, **extra})
+
+    def _push(self, body: dict[str, Any]) -> None:
+        head = _head(self.job, "chat.completion.chunk")
+        self.push(sse.encode(to_json({**head, **body})))
+
+
+def completion(job: Job, result: Result, summary: Summary, request_id: str, *, inline: bool) -> dict[str, Any]:
+    """The whole reply as a `chat.completion`."""
+    reasoning = result.winner.text
+    message: dict[str, Any] = {"role": "assistant", "content": result.answer, "refusal": None, "annotations": []}
+    if inline:
+        message["content"] = f"{_THINK}{reasoning}{_CLOSE}{result.answer}"
+    else:
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+    choice = {"index": 0, "message": message, "finish_reason": result.finish_reason, "logprobs": None}
+    return {
+        **_head(job, "chat.completion"),
+        "choices": [choice],
+        "usage": usage_object(summary.usage),
+        "cord": cord_object(job, result, summary, request_id),
+    }
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Tokens in OpenAI's form. The teachers' prompt caches are not known here, so none are said to be cached."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def cord_object(job: Job, result: Result, summary: Summary, request_id: str) -> dict[str, Any]:
+    """How the reply came about: the search, its value, who wrote which step, and what it cost."""
+    settings, cost = job.settings, summary.cost
+    return {
+        "request_id": request_id,
+        "strategy": settings.strategy,
+        "score": settings.score if STRATEGIES[settings.strategy].rank == "score" else None,
+        "source": summary.source.value,
+        "value": result_value(result, summary),
+        "seed": settings.sampling.seed,
+        "steps": [
+            {
+                "teacher": step.candidate.teacher,
+                "tokens": step.candidate.completion_tokens,
+                "value": step_value(step.score, settings),
+            }
+            for step in summary.steps
+        ],
+        "answerer": result.answerer,
+        "stopped": result.stopped,
+        "cost": {
+            "candidates": cost.candidates,
+            "failures": cost.failures,
+            "generated_tokens": cost.generated_tokens,
+            "prompt_tokens": cost.prompt_tokens,
+            "score_calls": cost.score_calls,
+            "scored_tokens": cost.scored_tokens,
+        },
+    }
+
+
+def step_value(score: Score | None, settings: Settings) -> float | None:
+    """exp(nats / length^α): for predictive perplexity the S(τ ⊕ s) of arXiv 2605.02290. None where nothing scored."""
+    if score is None or not score.length:
+        return None
+    return _exp(score.nats / score.length**settings.length_penalty)
+
+
+def result_value(result: Result, summary: Summary) -> float | None:
+    """The winner's value, on the scale of its steps; None where nothing scored."""
+    return _exp(result.value) if any(step.score for step in summary.steps) else None
+
+
+def _exp(nats: float) -> float | None:
+    """exp, but None where JSON has no number for it."""
+    try:
+        value = math.exp(nats)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _head(job: Job, object: str) -> dict[str, Any]:
+    return {"id": job.problem.id, "object": object, "created": int(job.received), "model": job.ensemble.name}

@@ -1,0 +1,128 @@
+"""The paths, and what every endpoint shares: a request id, the key, and failures told in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from proxy.api.admission import Admission
+from proxy.api.auth import authorise
+from proxy.api.body import JsonReply
+from proxy.api.chat import ChatCompletions, request_id
+from proxy.api.errors import ClientGone, ErrorReply, leaf, report
+from proxy.api.health import ComponentState, is_ready
+from proxy.api.job import ApiOptions
+from proxy.errors import UnknownModel
+from proxy.service import Ensemble, Service
+
+Ready = Callable[[], Mapping[str, ComponentState]]
+Metrics = Callable[[], tuple[bytes, str]]
+"""The metrics page and its content type."""
+
+Endpoint = Callable[[Request, str, Send], Awaitable[None]]
+"""Answers a request, given its id, over `send`; raises before anything is sent, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An ASGI app around an endpoint: asks for the key first, turns what the endpoint raises into a reply."""
+
+    endpoint: Endpoint
+    master_key: str | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        id = request_id(request.headers)
+
+        async def send_or_leave(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError as exc:  # how servers tell that the connection is gone
+                raise ClientGone from exc
+
+        with suppress(ClientGone, ClientDisconnect):
+            try:
+                authorise(request.headers.get("authorization"), self.master_key)
+                await self.endpoint(request, id, send_or_leave)
+            except (ClientGone, ClientDisconnect):
+                raise
+            except Exception as exc:
+                await _error(report(leaf(exc), id), id)(scope, receive, send_or_leave)
+
+
+def routes(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics) -> list[BaseRoute]:
+    """The API's routes. `/health`, `/ready` and `/metrics` ask for no key."""
+
+    async def models(request: Request, id: str, send: Send) -> None:
+        data = [_model(ensemble, options.created) for ensemble in service.ensembles.values()]
+        reply = JsonReply({"object": "list", "data": data}, headers={"x-request-id": id})
+        await reply(request.scope, request.receive, send)
+
+    async def model(request: Request, id: str, send: Send) -> None:
+        name = request.path_params["id"]
+        if name not in service.ensembles:
+            raise UnknownModel(f"the model {name[:256]!r} is not configured", param="model")
+        reply = JsonReply(_model(service.ensembles[name], options.created), headers={"x-request-id": id})
+        await reply(request.scope, request.receive, send)
+
+    async def health(request: Request) -> Response:
+        return JsonReply({"status": "ok"})
+
+    async def readiness(request: Request) -> Response:
+        components = ready()
+        ok = is_ready(components)
+        body = {"status": "ready" if ok else "not_ready", "components": {k: _state(v) for k, v in components.items()}}
+        return JsonReply(body, status_code=200 if ok else 503)
+
+    async def metrics_page(request: Request) -> Response:
+        body, content_type = metrics()
+        return Response(body, headers={"content-type": content_type})
+
+    chat = ChatCompletions(service, options, Admission(options.max_in_flight, options.retry_after_s))
+
+    def guarded(path: str, endpoint: Endpoint, method: str, name: str) -> Route:
+        return Route(path, Guarded(endpoint, options.master_key), methods=[method], name=name)
+
+    return [
+        guarded("/v1/chat/completions", chat, "POST", "chat_completions"),
+        guarded("/v1/models", models, "GET", "models"),
+        guarded("/v1/models/{id:path}", model, "GET", "model"),
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", readiness, methods=["GET"]),
+        Route("/metrics", metrics_page, methods=["GET"], name="metrics"),
+    ]
+
+
+async def on_error(request: Request, exc: Exception) -> Response:
+    """An exception handler for the app around the routes: unknown paths, wrong methods, bugs elsewhere."""
+    id = request_id(request.headers)
+    return _error(report(leaf(exc), id), id)
+
+
+def create(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics) -> Starlette:
+    """The API as an app of its own."""
+    handlers = {HTTPException: on_error, Exception: on_error}
+    return Starlette(routes=routes(service, options, ready, metrics), exception_handlers=handlers)
+
+
+def _error(reply: ErrorReply, id: str) -> Response:
+    return JsonReply(reply.body, status_code=reply.status, headers={**reply.headers, "x-request-id": id})
+
+
+def _model(ensemble: Ensemble, created: int) -> dict[str, Any]:
+    teachers = [teacher.name for teacher in ensemble.panel]
+    cord = {"teachers": teachers, "strategy": ensemble.settings.strategy, "score": ensemble.settings.score}
+    return {"id": ensemble.name, "object": "model", "created": created, "owned_by": "cord", "cord": cord}
+
+
+def _state(state: ComponentState) -> dict[str, Any]:
+    return {"name": state.name, "ok": state.ok, "required": state.required, "detail": state.detail}

@@ -1,0 +1,163 @@
+"""An OpenAI chat request as it may come in, parsed once and strictly; every fault names its field.
+
+Holds the request's shape. What the fields mean for the search is `proxy.api.job`'s; what cannot be honoured is
+`proxy.api.fields`'.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import from_json
+
+from proxy.api.fields import drop_neutral
+from proxy.api.options import SearchOptions
+from proxy.decoder.types import Message
+from proxy.errors import RequestError
+
+Role = Literal["system", "developer", "user", "assistant"]
+
+_CLOSED_THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+_INT64 = 2**63
+
+
+def _content(value: Any) -> Any:
+    """Content as one text: a string as it is, text parts joined by newlines (as vLLM joins them)."""
+    if not isinstance(value, list):
+        return value
+    texts: list[str] = []
+    for part in value:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError("a content part must be an object with a 'type'")
+        if part["type"] != "text":
+            raise ValueError(f"content parts of type {part['type'][:64]!r} are not supported, only 'text'")
+        if not isinstance(part.get("text"), str) or part.keys() - {"type", "text"}:
+            raise ValueError("a text part holds 'type' and 'text', a string, and nothing else")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Content = Annotated[str, BeforeValidator(_content)]
+Text = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(max_length=512)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class WireMessage(_Wire):
+    """One message. An assistant's own extras from an earlier reply are taken back and dropped."""
+
+    role: Role
+    content: Annotated[Content | None, Field(validate_default=True)] = None
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    reasoning_details: Any = None
+    refusal: None = None
+    annotations: Any = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: str | None, info: ValidationInfo) -> str | None:
+        # An earlier reply of ours, cut off by its budget before the answer, comes back with empty content.
+        if info.data.get("role") != "assistant" and not (content or "").strip():
+            raise ValueError("content is missing or empty")
+        return content
+
+    def message(self) -> Message:
+        """The message as the teachers see it: no earlier reasoning, and `developer` by the name templates know."""
+        content = self.content or ""
+        if self.role == "assistant":
+            content = _CLOSED_THINKING.sub("", content)
+        return Message("system" if self.role == "developer" else self.role, content, self.name)
+
+
+class StreamOptions(_Wire):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class CordOptions(SearchOptions):
+    """The `cord` object: search settings, the reference answers, and where the reasoning goes."""
+
+    reference: Annotated[list[Text], BeforeValidator(_list), Field(min_length=1, max_length=64)] | None = None
+    inline_reasoning: bool | None = None
+
+
+class ChatRequest(_Wire):
+    """The body of `POST /v1/chat/completions`, but for the fields in `proxy.api.fields`."""
+
+    model: Annotated[str, Field(min_length=1)]
+    messages: Annotated[list[WireMessage], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    stop: Annotated[list[Text], BeforeValidator(_list), Field(max_length=4)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=_INT64)] | None = None
+    cord: CordOptions | None = None
+
+    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
+    user: Label | None = None
+    store: bool | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_retention: Label | None = None
+    service_tier: Label | None = None
+    verbosity: Label | None = None
+    reasoning_effort: Label | None = None
+
+
+RECORDED = (
+    "metadata", "user", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
+    "verbosity", "reasoning_effort",
+)  # fmt: skip
+"""Fields that are kept beside the trace and change nothing."""
+
+
+def parse(body: bytes) -> ChatRequest:
+    """A request body, read strictly.
+
+    Raises:
+        RequestError: it is not JSON, or a field is wrong, unknown or unsupported; `param` names the field.
+    """
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as exc:
+        raise RequestError(f"the body is not JSON: {exc}", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    try:
+        return ChatRequest.model_validate(drop_neutral(fields))
+    except ValidationError as exc:
+        raise _first_fault(exc) from None
+
+
+def _first_fault(exc: ValidationError) -> RequestError:
+    fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ""
+    for part in fault["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    param = path[:256]  # keys are the client's, and may be of any length
+    match fault["type"]:
+        case "extra_forbidden":
+            return RequestError(f"unknown field {param!r}", param=param, code="unknown_parameter")
+        case "missing":
+            return RequestError(f"{param!r} is missing", param=param, code="missing_required_parameter")
+        case "model_type":
+            return RequestError(f"{param}: must be an object", param=param, code="invalid_value")
+    message = fault["msg"].removeprefix("Value error, ")
+    return RequestError(f"{param}: {message}", param=param, code="invalid_value")

@@ -1,0 +1,111 @@
+"""A scripted panel behind the real API app, and what a test needs to talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import httpx
+from starlette.applications import Starlette
+
+from proxy.api.health import ComponentState
+from proxy.api.job import ApiOptions
+from proxy.api.routes import create
+from proxy.decoder.events import Event
+from proxy.decoder.journal import Stamped
+from proxy.decoder.ports import OnText
+from proxy.decoder.steps import Segmentation
+from proxy.decoder.types import Ask, Continuation, Problem, Score, ScorePart, Settings, Source
+from proxy.errors import ScorerError, TeacherError
+from proxy.service import Ensemble, Job, Service
+
+Gate = Callable[[Ask], Awaitable[None]]
+
+
+@dataclass
+class Teacher:
+    """Writes two short steps and an answer of two pieces, each with its mark; `gate` may hold it or make it fail."""
+
+    name: str
+    gate: Gate | None = None
+    history: list[Ask] = field(default_factory=list)
+
+    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+        self.history.append(ask)
+        if self.gate is not None:
+            await self.gate(ask)
+        await anyio.lowlevel.checkpoint()
+        if ask.answer is None:
+            depth = ask.reasoning.count("### Step")
+            return Continuation(f" {self.name} thinks {depth}", "closed" if depth == 2 else "marker", 11, 4)
+        for piece in ("it is ", f"42 — {self.name}"):
+            assert on_text is not None
+            on_text(piece)
+        return Continuation(f"it is 42 — {self.name}", "eos", 19, 6)
+
+
+@dataclass
+class Scorer:
+    """Prefers what the teacher `likes` writes; `error` makes it fail."""
+
+    likes: str
+    error: ScorerError | None = None
+
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+        if self.error is not None:
+            raise self.error
+        nats = -2.0 if self.likes in step else -4.0
+        source = Source.REFERENCE if problem.references else Source.NONE
+        return Score(nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9)
+
+
+OPTIONS = ApiOptions(
+    scores=frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"}),
+    reference_free="step",
+    created=1_700_000_000,
+)
+
+
+@dataclass
+class Panel:
+    """The service under test, with everything it was asked and everything it told its keepers."""
+
+    teachers: Sequence[Teacher] = field(default_factory=lambda: (Teacher("anna"), Teacher("ben")))
+    scorer: Scorer = field(default_factory=lambda: Scorer("ben"))
+    settings: Settings = field(default_factory=lambda: Settings(beam_width=2))
+    options: ApiOptions = OPTIONS
+    components: Mapping[str, ComponentState] = field(default_factory=dict)
+    kept: list[tuple[Job, list[Event]]] = field(default_factory=list)
+
+    @property
+    def app(self) -> Starlette:
+        ensembles = {"cord": Ensemble("cord", tuple(self.teachers), self.settings)}
+        for teacher in self.teachers:
+            ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
+        service = Service(ensembles, self.scorer, Segmentation(), keepers=(self._keep,))
+        return create(service, self.options, lambda: self.components, lambda: (b"cord_up 1\n", "text/plain; version=1.0.0"))
+
+    @property
+    def asks(self) -> list[Ask]:
+        return [ask for teacher in self.teachers for ask in teacher.history]
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://cord")
+
+    def _keep(self, job: Job, events: Sequence[Stamped]) -> None:
+        self.kept.append((job, [stamped.event for stamped in events]))
+
+
+def fails_with(kind: Any, when: Callable[[Ask], bool] = lambda ask: True) -> Gate:
+    async def gate(ask: Ask) -> None:
+        if when(ask):
+            raise TeacherError("anna", kind, "scripted failure")
+
+    return gate
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    """A minimal request body, with these fields put in or replaced."""
+    return {"model": "cord", "messages": [{"role": "user", "content": "What is 6 × 7?"}], "seed": 7, **fields}
