@@ -49,7 +49,7 @@ A toy: a Llama-architecture model of {parameters:,} parameters, trained from scr
 (`miniature/task.py`), in English-looking text it does not understand. It can do nothing else. It exists so
 that collaborative decoding can be run and measured with real networks on a small machine.
 
-- {recipe.layers} layers, hidden size {recipe.hidden}, {recipe.heads} query and {recipe.kv_heads} key-value heads
+- {recipe.layers} layers, hidden {recipe.hidden}, {recipe.heads} query and {recipe.kv_heads} key-value heads
 - byte-level BPE of its own, digits and capitals one token each; BOS comes from the chat template only
 - trained with seed {seed} for {steps:,} steps of {recipe.batch} sequences; reproducible up to the machine's
   floating point with `python -m miniature.train --only {recipe.name} --seed {seed}`

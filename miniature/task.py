@@ -142,6 +142,20 @@ class Problem:
         lines = (f"Step {number}. {operation}" for number, operation in enumerate(self.operations, 1))
         return "\n".join((RULES, f"Label {self.start}", *lines))
 
+    @classmethod
+    def parse(cls, text: str) -> Problem:
+        """The problem that reads as `text`; raises ValueError where none does."""
+        rules, *lines = text.splitlines() or [""]
+        start = Label.find_last(lines[0]) if lines else None
+        if rules != RULES or start is None:
+            raise ValueError("not a parcel-label problem")
+        words = [line.partition(". ")[2].split() for line in lines[1:]]
+        operations = tuple(Operation(Skill(name), *map(int, argument)) for name, *argument in words)
+        problem = cls(start, operations)
+        if problem.text != text:
+            raise ValueError("a parcel-label problem that is not in canonical form")
+        return problem
+
     @property
     def split(self) -> Split:
         """Decided by a hash of the text: no held-out problem is ever trained on, whatever the seed."""

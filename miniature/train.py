@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure and store the asked models; 1 when one of them misses the gate."""
     arguments = _arguments(argv)
     torch.set_num_threads(1)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     arguments.out.mkdir(parents=True, exist_ok=True)
     console = Console()
     failures: list[str] = []

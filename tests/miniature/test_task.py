@@ -63,6 +63,20 @@ def test_problem_text_lists_the_label_and_every_operation() -> None:
     assert len(lines) == 2 + DEPTH
 
 
+@given(SEEDS)
+def test_problem_is_read_back_from_its_text(seed: int) -> None:
+    problem = draw_problem(random.Random(seed), "held-out")
+    assert Problem.parse(problem.text) == problem
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", EXAMPLE.text + "\nmore", EXAMPLE.text.replace("times 4", "times 04")]
+)
+def test_text_that_is_no_problem_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Problem.parse(text)
+
+
 def test_mistake_is_carried_into_what_follows() -> None:
     wrong = Label("9", "321", "DAJ")
     assert EXAMPLE.follow(wrong, 1) == Label("4", "312", "BCF")
@@ -87,7 +101,11 @@ def test_split_of_a_problem_is_decided_by_its_text_alone(seed: int) -> None:
 def test_one_problem_in_ten_is_held_out() -> None:
     rng = random.Random(0)
     drawn = [draw_problem(rng, "train") for _ in range(400)]
-    changed = [Problem(Label(str(digit), p.start.code, p.start.tag), p.operations) for p in drawn for digit in range(10)]
+    changed = [
+        Problem(Label(str(digit), p.start.code, p.start.tag), p.operations)
+        for p in drawn
+        for digit in range(10)
+    ]
     share = sum(problem.split == "held-out" for problem in changed) / len(changed)
     assert 0.07 < share < 0.12
 

@@ -57,6 +57,6 @@ def test_two_teachers_rarely_make_the_same_mistake(seed: int) -> None:
         right = operation.apply(value)
         mistakes = [voice.buggy(operation, value) for voice in VOICES.values()]
         wrong = [bug for bug in mistakes if bug not in (None, right)]
-        # On a single digit two different slips can meet by chance; codes and tags are wide enough to tell them apart.
+        # On a single digit two different slips can meet by chance; codes and tags tell them apart.
         if operation.skill.register != "digit":
             assert len(wrong) == len(set(wrong))
