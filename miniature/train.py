@@ -34,7 +34,6 @@ LEARNING_RATE = 4e-3
 EMBEDDING_RATE = 3e-3
 WARM_UP = 50
 DECAY_SHARE = 0.6
-SAVE_EVERY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,7 @@ class Run:
     out: Path
     seed: int
     steps: int
+    save_every: int = 200
 
     @property
     def folder(self) -> Path:
@@ -99,7 +99,7 @@ def train(
             optimizer.param_groups[0]["lr"] = peak * run.rate(step)
         loss = _step(run, model, optimizers, writer, tokenizer.pad_token_id, step)
         on_step(step + 1, loss)
-        if (step + 1) % SAVE_EVERY == 0:
+        if (step + 1) % run.save_every == 0:
             _save_state(run, model, optimizers, step + 1)
     return model, tokenizer
 
