@@ -1,4 +1,4 @@
-"""Training: reproducible, and resumed where interrupted. A few steps only; skills are the checkpoints' tests."""
+"""Training: reproducible, resumed where interrupted. A few steps only; the checkpoints' tests look at skills."""
 
 from __future__ import annotations
 
