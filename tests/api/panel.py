@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
+import anyio.lowlevel
 import httpx
 from starlette.applications import Starlette
 
@@ -20,6 +21,7 @@ from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Ask, Continuation, Problem, Score, ScorePart, Settings, Source
 from proxy.errors import ScorerError, TeacherError
 from proxy.service import Ensemble, Job, Service
+from proxy.sse import Decoder
 
 Gate = Callable[[Ask], Awaitable[None]]
 
@@ -85,7 +87,8 @@ class Panel:
         for teacher in self.teachers:
             ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
         service = Service(ensembles, self.scorer, Segmentation(), keepers=(self._keep,))
-        return create(service, self.options, lambda: self.components, lambda: (b"cord_up 1\n", "text/plain; version=1.0.0"))
+        page = (b"cord_up 1\n", "text/plain; version=1.0.0")
+        return create(service, self.options, lambda: self.components, lambda: page)
 
     @property
     def asks(self) -> list[Ask]:
@@ -106,6 +109,21 @@ def fails_with(kind: Any, when: Callable[[Ask], bool] = lambda ask: True) -> Gat
     return gate
 
 
+CHAT = "/v1/chat/completions"
+
+
 def ask(**fields: Any) -> dict[str, Any]:
     """A minimal request body, with these fields put in or replaced."""
     return {"model": "cord", "messages": [{"role": "user", "content": "What is 6 × 7?"}], "seed": 7, **fields}
+
+
+def events_of(stream: bytes) -> list[Any]:
+    """The JSON of a finished stream's events; asserts that `[DONE]` is the last."""
+    *events, done = [event.data for event in Decoder().feed(stream)]
+    assert done == "[DONE]"
+    return [json.loads(event) for event in events]
+
+
+def stitched(chunks: Sequence[Any], key: str) -> str:
+    """What a client puts together from the deltas."""
+    return "".join(chunk["choices"][0]["delta"].get(key) or "" for chunk in chunks if chunk["choices"])

@@ -1,0 +1,111 @@
+"""The search settings a user may set."""
+
+from __future__ import annotations
+
+import sys
+from subprocess import run
+
+import pytest
+from pydantic import ValidationError
+
+from proxy.api.options import SearchOptions, resolve_score
+from proxy.decoder.types import Budget, Sampling, Settings
+from proxy.errors import RequestError
+
+KNOWN = frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"})
+CONFIGURED = Settings("greedy", "step", 2, 3, 0.5, 0.7, 4, 0.5, 1.0, "anna", Budget(total_tokens=9), Sampling(0.1))
+
+
+def test_every_key_reaches_its_setting() -> None:
+    options = SearchOptions.model_validate(
+        {
+            "strategy": "beam",
+            "score": "contrastive",
+            "beam_width": 5,
+            "samples": 2,
+            "diversity": 1,
+            "quorum": 1.0,
+            "length_penalty": 0.0,
+            "commit_lag": 0,
+            "patience_s": 0.5,
+            "answerer": "ben",
+            "max_steps": 6,
+            "step_tokens": 7,
+            "reasoning_tokens": 8,
+            "answer_tokens": 10,
+            "deadline_s": 11,
+        }
+    )
+    assert options.apply(CONFIGURED) == Settings(
+        "beam", "contrastive", 5, 2, 1.0, 0.0, 0, 1.0, 0.5, "ben", Budget(6, 7, 8, 10, 9, 11.0), Sampling(0.1)
+    )
+
+
+def test_what_is_left_out_or_null_keeps_what_is_configured() -> None:
+    assert SearchOptions().apply(CONFIGURED) == CONFIGURED
+    assert SearchOptions(strategy=None, beam_width=None, max_steps=None).apply(CONFIGURED) == CONFIGURED
+
+
+def test_null_is_a_value_of_its_own_for_the_lag_and_the_answerer() -> None:
+    settings = SearchOptions(commit_lag=None, answerer=None).apply(CONFIGURED)
+    assert (settings.commit_lag, settings.answerer) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("strategy", "mcts"), ("strategy", ""), ("beam_width", 0), ("beam_width", 65), ("beam_width", True),
+        ("samples", 0), ("beam_width", 2.5), ("diversity", -0.1), ("diversity", float("nan")), ("diversity", float("inf")),
+        ("quorum", 1.1), ("length_penalty", 5), ("commit_lag", -1), ("patience_s", -1), ("max_steps", 0), ("step_tokens", "12"),
+        ("answer_tokens", 0), ("reasoning_tokens", 2**64), ("deadline_s", 0), ("beam", 4),
+    ],
+)  # fmt: skip
+def test_what_is_out_of_bounds_is_refused_by_its_key(key: str, value: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        SearchOptions.model_validate({key: value})
+    assert [error["loc"] for error in refused.value.errors()] == [(key,)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "referenced", "score"),
+    [
+        (None, "auto", True, "predictive"),
+        (None, "auto", False, "step"),
+        ("auto", "contrastive", True, "predictive"),
+        ("auto", "contrastive", False, "contrastive"),
+        ("auto", "predictive", False, "step"),
+        (None, "contrastive", True, "contrastive"),
+        ("predictive_arithmetic", "auto", True, "predictive_arithmetic"),
+        ("step", "predictive", False, "step"),
+    ],
+)
+def test_auto_looks_ahead_only_where_there_is_a_reference(
+    asked: str | None, configured: str, referenced: bool, score: str
+) -> None:
+    found = resolve_score(asked, configured, referenced=referenced, known=KNOWN, reference_free="step")
+    assert found == score
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "param"),
+    [
+        ("nonsense", "auto", "cord.score"),
+        ("predictive", "auto", "cord.score"),
+        ("predictive_arithmetic", "step", "cord.score"),
+        (None, "predictive", "cord.reference"),
+    ],
+)
+def test_a_score_that_cannot_be_had_is_refused(asked: str | None, configured: str, param: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        resolve_score(asked, configured, referenced=False, known=KNOWN, reference_free="step")
+    assert refused.value.param == param
+
+
+def test_a_scorer_that_cannot_look_ahead_is_not_asked_to() -> None:
+    known = frozenset({"step"})
+    assert resolve_score(None, "auto", referenced=True, known=known, reference_free="step") == "step"
+
+
+def test_the_options_can_be_had_without_a_web_framework() -> None:
+    code = "import sys, proxy.api.options, proxy.api.health; print('starlette' in sys.modules)"
+    assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,0 +1,275 @@
+"""What may be asked, and what becomes of it: every field is honoured, recorded or refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.api.job import make_job
+from proxy.api.schema import parse
+from proxy.decoder.steps import Segmentation
+from proxy.decoder.types import Message, Settings
+from proxy.service import Ensemble, Job
+from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask
+
+USER = {"role": "user", "content": "hello"}
+BASE = Settings(beam_width=3)
+
+
+def job_of(body: dict[str, Any], base: Settings = BASE) -> Job:
+    ensemble = Ensemble("cord", (Teacher("anna"), Teacher("ben")), base)
+    return make_job(parse(json.dumps(body).encode()), {"cord": ensemble}, OPTIONS, "req-1", 12.5)
+
+
+def test_sampling_stops_and_budget_reach_the_search() -> None:
+    body = ask(temperature=0, top_p=0.5, seed=-3, stop="END", max_tokens=9, max_completion_tokens=77)
+    job = job_of(body)
+    assert (job.settings.sampling.temperature, job.settings.sampling.top_p, job.settings.sampling.seed) == (0, 0.5, -3)
+    assert (job.problem.stop, job.settings.budget.total_tokens) == (("END",), 77)
+    assert job_of(ask(max_tokens=9, stop=["a", "b"])).settings.budget.total_tokens == 9
+    assert (job.received, job.ensemble.name, job.settings.beam_width) == (12.5, "cord", 3)
+
+
+def test_what_is_not_asked_for_stays_as_configured() -> None:
+    configured = replace(BASE, budget=replace(BASE.budget, total_tokens=5))
+    settings = job_of(ask(temperature=None, top_p=None, max_tokens=None, stop=None, cord=None), configured).settings
+    assert settings == replace(configured, score="step", sampling=replace(configured.sampling, seed=7))
+
+
+def test_without_a_seed_two_requests_are_two_samples() -> None:
+    body = ask()
+    del body["seed"]
+    assert job_of(body).settings.sampling.seed != job_of(body).settings.sampling.seed
+
+
+def test_every_job_has_an_id_of_its_own_beside_the_clients() -> None:
+    one, two = job_of(ask()), job_of(ask())
+    assert one.problem.id != two.problem.id
+    assert one.metadata["request_id"] == two.metadata["request_id"] == "req-1"
+
+
+def test_bookkeeping_fields_are_recorded() -> None:
+    fields = {
+        "metadata": {"run": "a"}, "user": "u", "store": True, "safety_identifier": "s", "prompt_cache_key": "k",
+        "prompt_cache_retention": "24h", "service_tier": "auto", "verbosity": "low", "reasoning_effort": "high",
+    }  # fmt: skip
+    assert job_of(ask(**fields)).metadata == {**fields, "request_id": "req-1"}
+
+
+def test_messages_become_texts_and_earlier_reasoning_is_dropped() -> None:
+    thought = {"reasoning": "r", "reasoning_content": "r", "refusal": None, "annotations": [], "tool_calls": None}
+    messages = [
+        {"role": "developer", "content": "Be brief.", "name": "dev"},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+        {"role": "assistant", "content": "<think>\n### Step 1. hm\n\n</think>\n\n12", **thought},
+        {"role": "user", "content": "and <think>?"},
+        {"role": "assistant", "content": "", **thought},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "go on"},
+    ]
+    assert job_of(ask(messages=messages)).problem.messages == (
+        Message("system", "Be brief.", "dev"),
+        Message("user", "one\ntwo"),
+        Message("assistant", "12"),
+        Message("user", "and <think>?"),
+        Message("assistant", ""),
+        Message("assistant", ""),
+        Message("user", "go on"),
+    )
+
+
+@pytest.mark.parametrize(("reference", "references"), [("42", ("42",)), (["42", "6·7"], ("42", "6·7"))])
+def test_a_reference_makes_the_score_look_ahead(reference: object, references: tuple[str, ...]) -> None:
+    job = job_of(ask(cord={"reference": reference}))
+    assert (job.problem.references, job.settings.score) == (references, "predictive")
+
+
+def test_a_strategy_that_ranks_by_no_score_needs_no_reference_for_one() -> None:
+    job = job_of(ask(cord={"strategy": "longest"}), replace(BASE, score="predictive"))
+    assert job.settings.strategy == "longest"
+
+
+def test_fields_that_ask_for_nothing_are_accepted() -> None:
+    neutral = {
+        "n": 1, "logprobs": False, "top_logprobs": 0, "logit_bias": {}, "presence_penalty": 0.0, "frequency_penalty": 0,
+        "response_format": {"type": "text"}, "modalities": ["text"], "audio": None, "prediction": None, "tools": [],
+        "tool_choice": "none", "parallel_tool_calls": True, "functions": None, "top_k": -1, "min_p": 0.0,
+        "repetition_penalty": 1.0, "stream": False, "stream_options": None, "metadata": None,
+    }  # fmt: skip
+    quiet, plain = job_of(ask(**neutral)), job_of(ask())
+    assert (quiet.settings, quiet.problem.messages, quiet.metadata) == (
+        plain.settings,
+        plain.problem.messages,
+        plain.metadata,
+    )
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"n": 2}, "n"),
+    ({"n": True}, "n"),
+    ({"logprobs": True}, "logprobs"),
+    ({"top_logprobs": 5}, "top_logprobs"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"functions": [{}]}, "functions"),
+    ({"function_call": {"name": "f"}}, "function_call"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "text", "schema": {}}}, "response_format"),
+    ({"logit_bias": {"1": 5}}, "logit_bias"),
+    ({"modalities": ["text", "audio"]}, "modalities"),
+    ({"audio": {"voice": "x"}}, "audio"),
+    ({"prediction": {"type": "content"}}, "prediction"),
+    ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"frequency_penalty": -2}, "frequency_penalty"),
+    ({"web_search_options": {}}, "web_search_options"),
+    ({"top_k": 40}, "top_k"),
+    ({"nonsense": None}, "nonsense"),
+    ({"model": ""}, "model"),
+    ({"model": None}, "model"),
+    ({"model": 5}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": None}, "messages"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": ["hello"]}, "messages[0]"),
+    ({"messages": [USER, {"role": "user", "content": ""}]}, "messages[1].content"),
+    ({"messages": [{"role": "user", "content": " \n"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
+    ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role"),
+    ({"messages": [{**USER, "tool_call_id": "x"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": "1"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"seed": 1.5}, "seed"),
+    ({"seed": 2**63}, "seed"),
+    ({"stop": ""}, "stop[0]"),
+    ({"stop": ["a", 1]}, "stop[1]"),
+    ({"stop": list("abcde")}, "stop"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_completion_tokens": 2**70}, "max_completion_tokens"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"stream_options": {"x": 1}}, "stream_options.x"),
+    ({"metadata": {"k": 5}}, "metadata.k"),
+    ({"metadata": {str(i): "v" for i in range(17)}}, "metadata"),
+    ({"user": 5}, "user"),
+    ({"cord": []}, "cord"),
+    ({"cord": {"beams": 4}}, "cord.beams"),
+    ({"cord": {"beam_width": 0}}, "cord.beam_width"),
+    ({"cord": {"strategy": "mcts"}}, "cord.strategy"),
+    ({"cord": {"answerer": "carl"}}, "cord.answerer"),
+    ({"cord": {"score": "nonsense"}}, "cord.score"),
+    ({"cord": {"score": "predictive"}}, "cord.score"),
+    ({"cord": {"reference": []}}, "cord.reference"),
+    ({"cord": {"reference": ""}}, "cord.reference[0]"),
+    ({"cord": {"reference": 42}}, "cord.reference"),
+    ({"cord": {"inline_reasoning": "no"}}, "cord.inline_reasoning"),
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_cannot_be_done_is_refused_by_name_and_starts_no_teacher(stream: bool) -> None:
+    panel = Panel()
+    async with panel.client() as client:
+        for fields, param in REFUSED:
+            reply = await client.post(CHAT, json=ask(**{"stream": stream, **fields}))
+            error = reply.json()["error"]
+            assert (reply.status_code, error["param"]) == (400, param), (fields, error)
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert (error["type"], bool(error["message"]), bool(error["code"])) == ("invalid_request_error", True, True)
+    assert (panel.asks, panel.kept) == ([], [])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"\xef\xbb\xbf{}", b'{"model": "cord", "temperature": NaN}',
+        b"[" * 100_000, b'{"a":' * 5000, b"1" * 10_000, b'{"model": "\\ud800"}', b'{"seed": 1e999}', b"\x00",
+        b'{"model": "cord", "messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
+        b'{"model": "cord", "messages": ' + b"[" * 150 + b"]" * 150 + b"}",
+    ],
+)  # fmt: skip
+async def test_a_body_that_makes_no_sense_is_a_clean_400(body: bytes) -> None:
+    panel = Panel()
+    async with panel.client() as client:
+        reply = await client.post(CHAT, content=body, headers={"content-type": "application/json; charset=utf-8"})
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert panel.asks == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+async def test_a_body_that_is_not_said_to_be_json_is_refused(media_type: str) -> None:
+    panel = Panel()
+    async with panel.client() as client:
+        reply = await client.post(CHAT, content=json.dumps(ask()).encode(), headers={"content-type": media_type})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_content_type")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "system", "assistant", "developer", "tool"]),
+        "content": st.text(max_size=5) | JSON,
+    },
+    optional={"name": JSON, "reasoning": JSON, "tool_calls": JSON},
+)
+FIELD_NAMES = (
+    "stream", "stream_options", "temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens", "n",
+    "metadata", "user", "store", "logprobs", "tools", "response_format", "logit_bias", "modalities", "presence_penalty",
+)  # fmt: skip
+OPTION_NAMES = (
+    "reference", "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum",
+    "patience_s", "answerer", "max_steps", "step_tokens", "reasoning_tokens", "answer_tokens", "deadline_s",
+)  # fmt: skip
+SMALL = st.integers(0, 4) | st.floats(0, 1) | JSON
+BODY = st.fixed_dictionaries(
+    {"model": st.just("cord") | JSON, "messages": st.lists(MESSAGE, min_size=1, max_size=3) | JSON},
+    optional={
+        "cord": st.fixed_dictionaries({}, optional=dict.fromkeys(OPTION_NAMES, SMALL)) | JSON,
+        **dict.fromkeys(FIELD_NAMES, SMALL),
+    },
+)
+
+
+@pytest.mark.anyio
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(body=BODY | JSON)
+async def test_no_request_makes_the_server_fail(body: object) -> None:
+    panel = Panel()
+    async with panel.client() as client:
+        content = json.dumps(body).encode()
+        reply = await client.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert reply.status_code in (200, 400, 404, 504), reply.text
+    if reply.status_code != 200:
+        error = reply.json()["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["message"] and error["type"]
+        assert reply.status_code == 504 or panel.asks == []
+
+
+def test_the_instruction_to_write_steps_is_not_the_apis_to_add() -> None:
+    assert Segmentation().instruction not in job_of(ask()).problem.messages[-1].content
