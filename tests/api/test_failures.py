@@ -131,7 +131,7 @@ async def test_without_the_key_nothing_is_answered(header: str) -> None:
     panel = Panel(options=replace(OPTIONS, master_key="sesame"))
     async with panel.client() as client:
         for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1/models/cord")):
-            reply = await client.request(method, path, headers={"authorization": header.encode()})
+            reply = await client.request(method, path, headers={b"authorization": header.encode()})
             error = assert_error(reply, 401, "invalid_api_key")
             assert "sesame" not in error["message"]
             assert reply.headers["www-authenticate"] == "Bearer"
@@ -141,7 +141,7 @@ async def test_without_the_key_nothing_is_answered(header: str) -> None:
 async def test_the_key_opens_and_the_probes_need_none(key: str) -> None:
     panel = Panel(options=replace(OPTIONS, master_key=key))
     async with panel.client() as client:
-        opened = await client.post(CHAT, json=ask(), headers={"authorization": f"bearer {key}".encode()})
+        opened = await client.post(CHAT, json=ask(), headers={b"authorization": f"bearer {key}".encode()})
         probes = [await client.get(path) for path in ("/health", "/ready", "/metrics")]
     assert [reply.status_code for reply in (opened, *probes)] == [200] * 4
 

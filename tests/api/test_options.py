@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from subprocess import run
 
@@ -55,8 +56,9 @@ def test_null_is_a_value_of_its_own_for_the_lag_and_the_answerer() -> None:
     ("key", "value"),
     [
         ("strategy", "mcts"), ("strategy", ""), ("beam_width", 0), ("beam_width", 65), ("beam_width", True),
-        ("samples", 0), ("beam_width", 2.5), ("diversity", -0.1), ("diversity", float("nan")), ("diversity", float("inf")),
-        ("quorum", 1.1), ("length_penalty", 5), ("commit_lag", -1), ("patience_s", -1), ("max_steps", 0), ("step_tokens", "12"),
+        ("beam_width", 2.5), ("samples", 0), ("diversity", -0.1), ("diversity", math.nan), ("diversity", math.inf),
+        ("quorum", 1.1), ("length_penalty", 5), ("commit_lag", -1), ("patience_s", -1), ("max_steps", 0),
+        ("step_tokens", "12"),
         ("answer_tokens", 0), ("reasoning_tokens", 2**64), ("deadline_s", 0), ("beam", 4),
     ],
 )  # fmt: skip

@@ -180,7 +180,7 @@ async def test_every_answered_request_is_kept_once() -> None:
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "ü", "a\tb"])
 async def test_a_request_id_that_is_not_sane_is_replaced(sent: str) -> None:
     async with Panel().client() as client:
-        reply = await client.post(CHAT, json=ask(), headers={"x-request-id": sent.encode()})
+        reply = await client.post(CHAT, json=ask(), headers={b"x-request-id": sent.encode()})
     assert reply.headers["x-request-id"].startswith("req-")
     assert reply.json()["cord"]["request_id"] == reply.headers["x-request-id"]
 

@@ -62,7 +62,13 @@ def test_bookkeeping_fields_are_recorded() -> None:
 
 
 def test_messages_become_texts_and_earlier_reasoning_is_dropped() -> None:
-    thought = {"reasoning": "r", "reasoning_content": "r", "refusal": None, "annotations": [], "tool_calls": None}
+    thought: dict[str, Any] = {
+        "reasoning": "r",
+        "reasoning_content": "r",
+        "refusal": None,
+        "annotations": [],
+        "tool_calls": None,
+    }
     messages = [
         {"role": "developer", "content": "Be brief.", "name": "dev"},
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
