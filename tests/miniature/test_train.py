@@ -1,4 +1,4 @@
-"""Training: reproducible, resumed where interrupted. A few steps only; the checkpoints' tests look at skills."""
+"""Training: reproducible, and resumed where interrupted. A few steps only, so no skill is looked for here."""
 
 from __future__ import annotations
 
