@@ -13,7 +13,7 @@ from starlette.types import Send
 
 from proxy.api.admission import Admission
 from proxy.api.body import JsonReply
-from proxy.api.errors import TooLarge, leaf, report
+from proxy.api.errors import TooLarge, report
 from proxy.api.job import ApiOptions, make_job
 from proxy.api.replies import ChunkStream, completion, result_value
 from proxy.api.schema import parse
@@ -77,7 +77,7 @@ class ChatCompletions:
             chunks.finish(result, summarise(stamped.event for stamped in journal), id)
 
         def explain(exc: Exception) -> bytes:
-            return report(leaf(exc), id).frame
+            return report(exc, id).frame
 
         await stream_events(request.receive, send, produce, _headers(job, id), self.options.keepalive_s, explain)
 

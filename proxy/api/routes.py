@@ -18,7 +18,7 @@ from proxy.api.admission import Admission
 from proxy.api.auth import authorise
 from proxy.api.body import JsonReply
 from proxy.api.chat import ChatCompletions, request_id
-from proxy.api.errors import ClientGone, ErrorReply, leaf, report
+from proxy.api.errors import ClientGone, ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
 from proxy.errors import UnknownModel
@@ -56,7 +56,7 @@ class Guarded:
             except (ClientGone, ClientDisconnect):
                 raise
             except Exception as exc:
-                await _error(report(leaf(exc), id), id)(scope, receive, send_or_leave)
+                await _error(report(exc, id), id)(scope, receive, send_or_leave)
 
 
 def routes(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics) -> list[BaseRoute]:
@@ -105,7 +105,7 @@ def routes(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics
 async def on_error(request: Request, exc: Exception) -> Response:
     """An exception handler for the app around the routes: unknown paths, wrong methods, bugs elsewhere."""
     id = request_id(request.headers)
-    return _error(report(leaf(exc), id), id)
+    return _error(report(exc, id), id)
 
 
 def create(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics) -> Starlette:

@@ -28,10 +28,14 @@ Gate = Callable[[Ask], Awaitable[None]]
 
 @dataclass
 class Teacher:
-    """Writes two short steps and an answer of two pieces, each with its mark; `gate` may hold it or make it fail."""
+    """Writes two short steps and an answer of two pieces, each with its mark; `gate` may hold it or make it fail.
+
+    `aside` is added to every step.
+    """
 
     name: str
     gate: Gate | None = None
+    aside: str = ""
     history: list[Ask] = field(default_factory=list)
 
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
@@ -41,7 +45,7 @@ class Teacher:
         await anyio.lowlevel.checkpoint()
         if ask.answer is None:
             depth = ask.reasoning.count("### Step")
-            return Continuation(f" {self.name} thinks {depth}", "closed" if depth == 2 else "marker", 11, 4)
+            return Continuation(f" {self.name} thinks {depth}{self.aside}", "closed" if depth == 2 else "marker", 11, 4)
         for piece in ("it is ", f"42 — {self.name}"):
             assert on_text is not None
             on_text(piece)

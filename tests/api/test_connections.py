@@ -51,7 +51,8 @@ class Connection:
             "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
             "server": ("cord", 80), "client": ("client", 1), "root_path": "", "state": {},
         }  # fmt: skip
-        await app(scope, self.receive, self.send)
+        with anyio.fail_after(10):
+            await app(scope, self.receive, self.send)
 
 
 @dataclass

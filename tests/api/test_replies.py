@@ -194,6 +194,13 @@ async def test_names_that_no_header_can_hold_do_not_break_the_reply() -> None:
     assert reply.json()["model"] == "änna\n"
 
 
+async def test_half_a_surrogate_pair_in_what_a_model_wrote_does_not_break_the_reply() -> None:
+    panel = Panel(teachers=[Teacher("anna", aside=" \ud83d!")])
+    message = (await whole(panel))["choices"][0]["message"]
+    assert message["reasoning"] == "### Step 1. anna thinks 1 ?!\n\n### Step 2. anna thinks 2 ?!\n\n"
+    assert stitched(await stream(panel), "reasoning") == message["reasoning"]
+
+
 async def test_models_are_listed_and_found() -> None:
     async with Panel().client() as client:
         listed = (await client.get("/v1/models")).json()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.api.job import make_job
 from proxy.api.schema import parse
+from proxy.decoder.search import STRATEGIES
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Message, Settings
 from proxy.service import Ensemble, Job
@@ -182,6 +183,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cord": {"answerer": "carl"}}, "cord.answerer"),
     ({"cord": {"score": "nonsense"}}, "cord.score"),
     ({"cord": {"score": "predictive"}}, "cord.score"),
+    ({"cord": {"score": "predictive", "strategy": "longest"}}, "cord.score"),
     ({"cord": {"reference": []}}, "cord.reference"),
     ({"cord": {"reference": ""}}, "cord.reference[0]"),
     ({"cord": {"reference": 42}}, "cord.reference"),
@@ -237,33 +239,60 @@ JSON = st.recursive(
     max_leaves=8,
 )
 MESSAGE = st.fixed_dictionaries(
-    {
-        "role": st.sampled_from(["user", "system", "assistant", "developer", "tool"]),
-        "content": st.text(max_size=5) | JSON,
-    },
-    optional={"name": JSON, "reasoning": JSON, "tool_calls": JSON},
+    {"role": st.sampled_from(["user", "system", "assistant", "developer"]), "content": st.text(min_size=1, max_size=5)},
+    optional={"name": st.text(min_size=1, max_size=5), "reasoning": JSON},
 )
-FIELD_NAMES = (
-    "stream", "stream_options", "temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens", "n",
-    "metadata", "user", "store", "logprobs", "tools", "response_format", "logit_bias", "modalities", "presence_penalty",
-)  # fmt: skip
-OPTION_NAMES = (
-    "reference", "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum",
-    "patience_s", "answerer", "max_steps", "step_tokens", "reasoning_tokens", "answer_tokens", "deadline_s",
-)  # fmt: skip
-SMALL = st.integers(0, 4) | st.floats(0, 1) | JSON
-BODY = st.fixed_dictionaries(
-    {"model": st.just("cord") | JSON, "messages": st.lists(MESSAGE, min_size=1, max_size=3) | JSON},
-    optional={
-        "cord": st.fixed_dictionaries({}, optional=dict.fromkeys(OPTION_NAMES, SMALL)) | JSON,
-        **dict.fromkeys(FIELD_NAMES, SMALL),
-    },
-)
+SHARE = st.floats(0, 1)
+PLAUSIBLE = {
+    "stream": st.booleans(),
+    "stream_options": st.fixed_dictionaries({}, optional={"include_usage": st.booleans()}),
+    "temperature": st.floats(0, 2),
+    "top_p": st.floats(0, 1, exclude_min=True),
+    "seed": st.integers(-(2**63), 2**63 - 1),
+    "stop": st.text(min_size=1, max_size=3) | st.lists(st.text(min_size=1, max_size=3), max_size=4),
+    "max_tokens": st.integers(1, 2**63),
+    "max_completion_tokens": st.integers(1, 20),
+    "metadata": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    "user": st.text(max_size=5),
+    "n": st.just(1),
+    "tools": st.just([]),
+}
+OPTIONS_PLAUSIBLE = {
+    "reference": st.text(min_size=1, max_size=5) | st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=3),
+    "strategy": st.sampled_from(sorted(STRATEGIES)),
+    "score": st.sampled_from(["auto", "step", "contrastive", "predictive"]),
+    "beam_width": st.integers(1, 64),
+    "samples": st.integers(1, 4),
+    "diversity": SHARE,
+    "length_penalty": st.floats(0, 4),
+    "commit_lag": st.none() | st.integers(0, 4),
+    "quorum": SHARE,
+    "patience_s": SHARE,
+    "answerer": st.sampled_from(["anna", "ben", None]),
+    "max_steps": st.integers(1, 3),
+    "step_tokens": st.integers(1, 9),
+    "reasoning_tokens": st.integers(1, 9),
+    "answer_tokens": st.integers(1, 9),
+    "deadline_s": st.floats(0, 60, exclude_min=True),
+    "inline_reasoning": st.booleans(),
+}
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> dict[str, Any]:
+    """A request that makes sense, with up to one field and up to one option replaced by junk, or put in."""
+    body: dict[str, Any] = {"model": "cord", "messages": draw(st.lists(MESSAGE, min_size=1, max_size=3))}
+    body |= draw(st.fixed_dictionaries({}, optional=PLAUSIBLE))
+    options = draw(st.fixed_dictionaries({}, optional=OPTIONS_PLAUSIBLE))
+    junk = st.dictionaries(st.sampled_from(sorted(OPTIONS_PLAUSIBLE)) | st.text(max_size=5), JSON, max_size=1)
+    body["cord"] = options | draw(st.just({}) | junk)
+    names = st.sampled_from(["model", "messages", "cord", "response_format", "logprobs", *PLAUSIBLE])
+    return body | draw(st.just({}) | st.dictionaries(names | st.text(max_size=5), JSON, max_size=1))
 
 
 @pytest.mark.anyio
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(body=BODY | JSON)
+@given(body=bodies() | JSON)
 async def test_no_request_makes_the_server_fail(body: object) -> None:
     panel = Panel()
     async with panel.client() as client:
