@@ -29,7 +29,8 @@ KEY = "sesame"
 def serving(panel: Panel) -> Iterator[int]:
     """A server on a port of its own. Its socket listens before the thread starts, so nobody has to wait for it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(panel.app, log_level="warning", lifespan="off"))
+        config = uvicorn.Config(panel.app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
