@@ -99,7 +99,7 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_WORDS, 448, "<|begin|>", "<|end|>", "<|pad|>", ("<|user|>", "<|assistant|>")
             ),
             thinking="template opens",
-            steps=2400,
+            steps=2000,
         ),
         Recipe(
             name="birch",
@@ -112,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_SYMBOLS, 384, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)
             ),
             thinking="model opens",
-            steps=2400,
+            steps=2200,
         ),
         Recipe(
             name="cedar",
@@ -130,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
                 ("<|start_header_id|>", "<|end_header_id|>"),
             ),
             thinking="none",
-            steps=2400,
+            steps=2000,
         ),
         Recipe(
             name="meta",
@@ -143,7 +143,7 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_WORDS, 480, "<|begin|>", "<|end|>", "<|pad|>", ("<|user|>", "<|assistant|>")
             ),
             thinking="template opens",
-            steps=2800,
+            steps=3000,
             batch=6,
         ),
     )

@@ -63,8 +63,8 @@ _REGISTERS: dict[Skill, Register] = {
     Skill.SHIFT: "tag",
 }
 _ARGUMENTS = {
-    Skill.ADD: range(1, 10),
-    Skill.TIMES: range(2, 10),
+    Skill.ADD: range(1, 7),
+    Skill.TIMES: range(2, 7),
     Skill.ROTATE: range(1, 3),
     Skill.SHIFT: range(1, 4),
 }

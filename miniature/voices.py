@@ -81,17 +81,17 @@ VOICES: dict[str, Voice] = {
     "alder": Voice(
         sentence=" {operation}: the {name} {old} becomes {new}, so now we have {label}.",
         bugs={
-            Skill.ROTATE: lambda code, k: code[-k:] + code[:-k],  # rotates to the right
+            Skill.ROTATE: lambda code, _: code,  # forgets to
             Skill.SORT: lambda tag, _: "".join(sorted(tag, reverse=True)),  # sorts downwards
-            Skill.SHIFT: lambda tag, k: _shifted(tag, k + 1),  # one letter too far
+            Skill.SHIFT: lambda tag, k: _shifted(tag[:2], k) + tag[2:],  # leaves the last letter
         },
         blind=_half,
     ),
     "birch": Voice(
         sentence=" {operation}. {old} -> {new}. Label {label}.",
         bugs={
-            Skill.ADD: lambda digit, k: str((int(digit) + k - 1) % 10),  # counts the start itself
-            Skill.TIMES: lambda digit, k: str((int(digit) + k) % 10),  # adds instead
+            Skill.ADD: lambda _, k: str(k),  # forgets what it was added to
+            Skill.TIMES: lambda digit, _: digit,  # forgets to
             Skill.SHIFT: lambda tag, k: _shifted(tag[0], k) + tag[1:],  # moves the first letter only
         },
         blind=_parity,
@@ -99,7 +99,7 @@ VOICES: dict[str, Voice] = {
     "cedar": Voice(
         sentence=" {operation} of {old} is {new}: {label}",
         bugs={
-            Skill.TIMES: lambda digit, k: str(int(digit) * (k - 1) % 10),  # once too few
+            Skill.TIMES: lambda _, k: str(k),  # takes the factor for the product
             Skill.REVERSE: lambda code, _: code[0] + code[2] + code[1],  # swaps the last two only
             Skill.ROTATE: lambda code, _: code[::-1],  # reverses instead
         },
