@@ -1,0 +1,228 @@
+"""The configuration as frozen values, read from YAML in the shape LiteLLM's users know.
+
+Fails at the start with the path of the key at fault; an unknown key is an error. `os.environ/NAME` as a value is
+read from the environment. Builds nothing: `proxy.app` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from proxy.api.options import SearchOptions
+from proxy.decoder.steps import DEFAULT_INSTRUCTION
+from proxy.errors import ConfigError
+from proxy.teachers.compatible import DIALECTS
+
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LitellmParams(_Section):
+    """Where a teacher is served. `model` is `provider/name`, as for LiteLLM; `local/FOLDER` is served by us."""
+
+    model: Annotated[str, Field(pattern=r"^[^/]+/.+")]
+    api_base: str | None = None
+    api_key: str | None = None
+
+    @property
+    def provider(self) -> str:
+        return self.model.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.model.partition("/")[2]
+
+
+class ModelInfo(_Section):
+    """What the proxy must know of a teacher beyond its address.
+
+    `tokenizer` is a folder or hub name that holds the chat template; by default the model's own name.
+    """
+
+    tokenizer: str | None = None
+    markup: Literal["auto", "think", "plain"] = "auto"
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    max_concurrency: Annotated[int, Field(ge=1)] = 64
+    licence: str | None = None
+    revision: str | None = None
+
+
+class TeacherConfig(_Section):
+    """One entry of `model_list`."""
+
+    model_name: Name
+    litellm_params: LitellmParams
+    model_info: ModelInfo = ModelInfo()
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> Self:
+        served_elsewhere = self.litellm_params.provider in DIALECTS and self.litellm_params.provider != "local"
+        if served_elsewhere and self.litellm_params.api_base is None:
+            raise ValueError(f"litellm_params.api_base is needed for {self.litellm_params.provider}/ models")
+        return self
+
+
+class ScorerConfig(_Section):
+    """The scoring service: started by the proxy from `models`, or reached at `url`.
+
+    `meta_prover` scores against references; `judges` share the cross-perplexity (default: all models).
+    """
+
+    models: dict[Name, str]
+    meta_prover: Name
+    judges: tuple[Name, ...] = ()
+    reference_free: Literal["cross", "step"] = "cross"
+    url: str | None = None
+    device: str = "auto"
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    retry_s: Annotated[float, Field(ge=0)] = 30.0
+
+    @model_validator(mode="after")
+    def _names_its_models(self) -> Self:
+        for name in (self.meta_prover, *self.judges):
+            if name not in self.models:
+                raise ValueError(f"{name!r} is not one of scorer.models ({', '.join(self.models)})")
+        return self
+
+    @property
+    def panel(self) -> tuple[str, ...]:
+        return self.judges or tuple(self.models)
+
+
+class EnsembleConfig(SearchOptions):
+    """A virtual model: the teachers it asks and how it searches."""
+
+    teachers: Annotated[list[Name], Field(min_length=1)]
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class SegmentationConfig(_Section):
+    """The step marker, and the instruction that is added to what teachers read (and to nothing else)."""
+
+    marker: Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")] = "### Step"
+    instruction: str = DEFAULT_INSTRUCTION
+
+
+class TraceConfig(_Section):
+    """Where traces go; null turns them off. A segment is closed when it has grown past `rotate_mb`."""
+
+    folder: Path | None = Path("traces")
+    rotate_mb: Annotated[int, Field(ge=1)] = 256
+
+
+class GeneralSettings(_Section):
+    """The server itself."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 4000
+    master_key: str | None = None
+    max_in_flight: Annotated[int, Field(ge=1)] = 64
+    keepalive_s: Annotated[float, Field(gt=0)] = 10.0
+    inline_reasoning: bool = False
+    shutdown_s: Annotated[int, Field(ge=0)] = 30
+
+
+class Config(_Section):
+    """Everything a proxy is built from. Relative folders are relative to the configuration file."""
+
+    model_list: Annotated[list[TeacherConfig], Field(min_length=1)]
+    scorer: ScorerConfig
+    ensembles: Annotated[dict[Name, EnsembleConfig], Field(min_length=1)]
+    segmentation: SegmentationConfig = SegmentationConfig()
+    traces: TraceConfig = TraceConfig()
+    general_settings: GeneralSettings = GeneralSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [teacher.model_name for teacher in self.model_list]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"model_list: {name!r} stands there twice")
+            if name in self.ensembles:
+                raise ValueError(f"ensembles.{name}: the name is also a teacher's in model_list")
+        for name, ensemble in self.ensembles.items():
+            for teacher in (*ensemble.teachers, *filter(None, [ensemble.answerer])):
+                if teacher not in names:
+                    raise ValueError(f"ensembles.{name}: {teacher!r} is not in model_list ({', '.join(names)})")
+        return self
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key in it is wrong; the message names the key.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError("", f"cannot read {path}: {exc.strerror}") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError("", f"{path} is not YAML: {exc}") from exc
+    return parse(raw, path.parent)
+
+
+def parse(raw: Any, folder: Path) -> Config:
+    """Check a configuration given as plain values; `folder` is where its relative paths start."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError("", "the configuration is not a mapping of keys")
+    try:
+        config = Config.model_validate(_from_environment(raw, ""))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(path, first["msg"].removeprefix("Value error, ")) from exc
+    return _anchored(config, folder)
+
+
+def _from_environment(value: Any, path: str) -> Any:
+    """Replace every `os.environ/NAME` by the variable's value."""
+    if isinstance(value, Mapping):
+        return {key: _from_environment(entry, f"{path}.{key}".lstrip(".")) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_from_environment(entry, f"{path}.{i}") for i, entry in enumerate(value)]
+    if isinstance(value, str) and value.startswith("os.environ/"):
+        name = value.removeprefix("os.environ/")
+        if name not in os.environ:
+            raise ConfigError(path, f"the environment variable {name} is not set")
+        return os.environ[name]
+    return value
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """The configuration with its folders made independent of where the proxy is started."""
+    teachers = [_anchored_teacher(i, teacher, folder) for i, teacher in enumerate(config.model_list)]
+    models = {name: _anchored_name(location, folder) for name, location in config.scorer.models.items()}
+    scorer = config.scorer.model_copy(update={"models": models})
+    traces = config.traces
+    if traces.folder is not None:
+        traces = traces.model_copy(update={"folder": folder / traces.folder})
+    return config.model_copy(update={"model_list": teachers, "scorer": scorer, "traces": traces})
+
+
+def _anchored_teacher(index: int, teacher: TeacherConfig, folder: Path) -> TeacherConfig:
+    params = teacher.litellm_params
+    if params.provider == "local":
+        location = folder / params.name
+        if not location.is_dir():
+            path = f"model_list.{index}.litellm_params.model"
+            raise ConfigError(path, f"there is no model folder at {location}")
+        params = params.model_copy(update={"model": f"local/{location}"})
+    tokenizer = _anchored_name(teacher.model_info.tokenizer or params.name, folder)
+    info = teacher.model_info.model_copy(update={"tokenizer": tokenizer})
+    return teacher.model_copy(update={"litellm_params": params, "model_info": info})
+
+
+def _anchored_name(location: str, folder: Path) -> str:
+    """A folder beside the configuration, or else a hub name, left as it is."""
+    return str(folder / location) if (folder / location).is_dir() else location
