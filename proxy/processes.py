@@ -1,6 +1,6 @@
 """Child processes the proxy owns: the scorer and the embedded teachers, each listening on a Unix socket.
 
-A child is started, waited for until its `/health` answers, and started again with growing pauses when it dies.
+A child is started, and started again with growing pauses when it dies; whether it answers yet is for a probe.
 Children hold a pipe from us as their standard input and leave when it closes, so that none outlives a killed
 proxy. Knows nothing of what a child does.
 """
@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-import httpx
 from anyio.abc import Process, TaskStatus
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _STEADY_S = 60.0
 _GRACE_S = 5.0
@@ -34,9 +32,7 @@ class Child:
     module: str
     arguments: Sequence[str]
     socket: Path
-    ready: bool = False
     restarts: int = 0
-    detail: str = "starting"
     process: Process | None = field(default=None, repr=False)
 
     async def supervise(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -45,12 +41,10 @@ class Child:
         while True:
             began = anyio.current_time()
             code = await self._run(task_status)
-            self.ready = False
             self.restarts += 1
             if anyio.current_time() - began > _STEADY_S:
                 pause_s = 0.5
-            self.detail = f"ended with status {code}; started again in {pause_s:g} s"
-            log.warning("%s %s", self.name, self.detail)
+            log.warning("%s ended with status %s; started again in %g s", self.name, code, pause_s)
             await anyio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
@@ -60,31 +54,14 @@ class Child:
         command = [sys.executable, "-m", self.module, *self.arguments]
         command += ["--uds", str(self.socket), "--exit-with-parent"]
         process = await anyio.open_process(command, stdin=subprocess.PIPE, stdout=None, stderr=None)
-        self.process, self.detail = process, "loading"
-        try:
+        self.process = process
+        if self.restarts == 0:
             task_status.started()
-        except RuntimeError:  # not the first life
-            pass
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._watch_health)
-                code = await process.wait()
-                group.cancel_scope.cancel()
-            return code
+            return await process.wait()
         finally:
             with anyio.CancelScope(shield=True):
                 await _end(process)
-
-    async def _watch_health(self) -> None:
-        """Note when the child answers for the first time."""
-        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
-        async with httpx.AsyncClient(transport=transport, base_url="http://child") as client:
-            while not self.ready:
-                try:
-                    self.ready = (await client.get("/health")).status_code == 200
-                except httpx.HTTPError:
-                    await anyio.sleep(_POLL_S)
-        self.detail = ""
 
 
 async def _end(process: Process) -> None:

@@ -18,7 +18,7 @@ from proxy import sse
 from proxy.decoder.ports import OnText
 from proxy.decoder.types import Ask, Continuation, Ended
 from proxy.errors import FailureKind, TeacherError
-from proxy.teachers.stops import StopScanner
+from serving.stopping import StopScanner
 from proxy.teachers.template import ChatTemplate
 from proxy.teachers.tokens import approximate_tokens
 

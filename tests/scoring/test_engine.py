@@ -125,11 +125,11 @@ def test_equal_candidates_are_read_once() -> None:
 
 
 def test_the_cache_stays_within_its_budget() -> None:
-    scorer = engine(cache_bytes=30_000)
+    scorer = engine(cache_bytes=10_000)
     held = scorer.judges["m"].cache
     for i in range(30):
         one(scorer, request(f"### Step 1. We add {i}.\n\n"))
-        assert held.bytes <= 30_000
+        assert held.bytes <= 10_000
     assert held.evictions > 0
 
 

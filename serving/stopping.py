@@ -1,6 +1,6 @@
-"""Finding stop texts in text that arrives in pieces. Pure.
+"""Finding stop texts in text that arrives in pieces. Pure, and free of torch.
 
-For backends that cannot say which stop text ended a completion: the proxy watches the stream itself.
+The server uses it on what a model writes; the proxy on what a backend streams that cannot say where it stopped.
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""The `cord` command line: serve, demo, check, export. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from proxy import __version__
+from proxy.errors import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return int(arguments.run(arguments))
+    except ConfigError as exc:
+        print(f"cord: configuration: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cord", description="Several local LLMs write the reasoning together, behind an OpenAI-compatible API."
+    )
+    parser.add_argument("--version", action="version", version=f"cord {__version__}")
+    parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="start the proxy, its scorer and its embedded teachers")
+    _add_config(serve)
+    serve.add_argument("--host", help="address to listen on (default: general_settings.host)")
+    serve.add_argument("--port", type=int, help="port to listen on, 0 for any (default: general_settings.port)")
+    serve.set_defaults(run=_serve)
+
+    demo = commands.add_parser("demo", help="serve, send one problem through the openai client, show the steps arrive")
+    _add_config(demo)
+    demo.add_argument("problem", nargs="?", type=Path, default=Path("examples/parcel.json"), help="a JSON chat request")
+    demo.add_argument("--once", action="store_true", help="exit after the answer instead of serving on")
+    demo.add_argument("--port", type=int, help="port to listen on (default: general_settings.port)")
+    demo.set_defaults(run=_demo)
+
+    check = commands.add_parser("check", help="start what the configuration names and tell what answers")
+    _add_config(check)
+    check.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="how long to wait (default: 120)")
+    check.set_defaults(run=_check)
+
+    export = commands.add_parser("export", help="turn traces into training rows")
+    from proxy.trace import export as exporting
+
+    exporting.add_arguments(export)
+    export.set_defaults(run=exporting.run)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from proxy.serve import serve
+
+    return serve(arguments.config, host=arguments.host, port=arguments.port)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from proxy.demo import demo
+
+    return demo(arguments.config, arguments.problem, once=arguments.once, port=arguments.port)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from proxy.check import check
+
+    return check(arguments.config, wait_s=arguments.wait)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The composition root: from a configuration to a running application. Nothing else knows all the parts.
+
+Importing this loads neither torch nor litellm; models live in child processes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import httpx
+from scoring.client import ScorerClient
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from proxy.api.job import ApiOptions
+from proxy.api.routes import on_error, routes
+from proxy.config import Config, EnsembleConfig, TeacherConfig
+from proxy.decoder.ports import Teacher
+from proxy.decoder.steps import Segmentation
+from proxy.decoder.types import Sampling, Settings
+from proxy.errors import ConfigError
+from proxy.probe import Probes, Target
+from proxy.processes import Child
+from proxy.scorer import OBJECTIVES, RemoteScorer
+from proxy.service import Ensemble, Service
+from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
+from proxy.teachers.guard import GuardedTeacher, Limits
+from proxy.teachers.template import ChatTemplate
+from proxy.trace.log import TraceLog
+from proxy.trace.metrics import Metrics
+from proxy.trace.record import Provenance, TeacherProvenance
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a running proxy consists of, built but not started. `clients` and `children` are started and ended by us."""
+
+    service: Service
+    options: ApiOptions
+    metrics: Metrics
+    probes: Probes
+    children: list[Child]
+    clients: list[httpx.AsyncClient]
+    log: TraceLog | None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Children up (not necessarily loaded yet) and probed; on leaving, everything is ended and flushed."""
+        async with AsyncExitStack() as stack:
+            for client in self.clients:
+                await stack.enter_async_context(client)
+            if self.log is not None:
+                stack.callback(self.log.close)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(group.cancel_scope.cancel)
+            for child in self.children:
+                await group.start(child.supervise)
+            group.start_soon(self.probes.run)
+            yield
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Collects what must be started and closed while the parts are built."""
+
+    config: Config
+    sockets: Path
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    provenance: list[TeacherProvenance] = field(default_factory=list)
+
+    def client(self, base_url: str, socket: Path | None, api_key: str | None = None) -> httpx.AsyncClient:
+        """A client of one backend. Calls are bounded by the guard, so the read timeout is not httpx's."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        transport = httpx.AsyncHTTPTransport(uds=str(socket) if socket else None, limits=limits)
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx.Timeout(None, connect=5.0)
+        client = httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers, timeout=timeout)
+        self.clients.append(client)
+        return client
+
+    def teacher(self, index: int, entry: TeacherConfig) -> Teacher:
+        params, info = entry.litellm_params, entry.model_info
+        limits = Limits(timeout_s=info.timeout_s, concurrency=info.max_concurrency)
+        if params.provider not in DIALECTS:
+            from proxy.teachers.litellm import LitellmTeacher
+
+            self.provenance.append(TeacherProvenance(entry.model_name, params.model, info.revision, None, info.licence))
+            hosted = LitellmTeacher(entry.model_name, params.model, api_base=params.api_base, api_key=params.api_key)
+            return GuardedTeacher(hosted, limits)
+        try:
+            template = ChatTemplate.load(info.tokenizer or params.name, info.markup)
+        except ConfigError as exc:
+            raise ConfigError(f"model_list.{index}.model_info.tokenizer", str(exc)) from exc
+        socket = None
+        if params.provider == "local":
+            socket = self.sockets / f"{entry.model_name.replace('/', '-')}.sock"
+            self.children.append(Child(entry.model_name, "serving", [params.name, "--name", entry.model_name], socket))
+        base_url = "http://teacher/v1/" if socket else f"{(params.api_base or '').rstrip('/')}/"
+        model = entry.model_name if socket else params.name
+        client = self.client(base_url, socket, params.api_key)
+        self.targets.append(Target(entry.model_name, client, "models", required=False))
+        self.provenance.append(
+            TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
+        )
+        return GuardedTeacher(
+            CompatibleTeacher(entry.model_name, model, client, template, DIALECTS[params.provider]), limits
+        )
+
+    def scorer(self) -> tuple[RemoteScorer, Target]:
+        scorer = self.config.scorer
+        socket = None
+        if scorer.url is None:
+            socket = self.sockets / "scorer.sock"
+            models = [argument for name, at in scorer.models.items() for argument in ("--model", f"{name}={at}")]
+            self.children.append(Child("scorer", "scoring", ["serve", *models, "--device", scorer.device], socket))
+        address = str(socket) if socket else str(scorer.url)
+        client = ScorerClient(address, timeout_s=scorer.timeout_s, retry_s=scorer.retry_s)
+        probe = self.client("http://scorer/" if socket else f"{scorer.url}/", socket)
+        return RemoteScorer(client, scorer.meta_prover, scorer.panel), Target("scorer", probe, "health", required=True)
+
+
+def build_parts(config: Config, sockets: Path) -> Parts:
+    """Everything a proxy needs, wired but not started; children will listen in the folder `sockets`.
+
+    Raises:
+        ConfigError: a teacher has no usable chat template.
+    """
+    builder = _Builder(config, sockets)
+    teachers = {entry.model_name: builder.teacher(i, entry) for i, entry in enumerate(config.model_list)}
+    scorer, scorer_target = builder.scorer()
+    ensembles = {name: _ensemble(name, entry, teachers) for name, entry in config.ensembles.items()}
+    for name, teacher in teachers.items():
+        ensembles[name] = Ensemble(name, (teacher,), Settings(strategy="single"))
+    segmentation = Segmentation(config.segmentation.marker, config.segmentation.instruction)
+    provenance = Provenance(teachers=tuple(builder.provenance))
+    log = None
+    if config.traces.folder is not None:
+        log = TraceLog(config.traces.folder, rotate_bytes=config.traces.rotate_mb << 20, provenance=provenance)
+    metrics = Metrics(trace_log=log)
+    keepers = (metrics.keep, log.keep) if log is not None else (metrics.keep,)
+    service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch,))
+    general = config.general_settings
+    options = ApiOptions(
+        scores=frozenset(OBJECTIVES),
+        reference_free=config.scorer.reference_free,
+        master_key=general.master_key,
+        keepalive_s=general.keepalive_s,
+        max_in_flight=general.max_in_flight,
+        inline_reasoning=general.inline_reasoning,
+    )
+    probes = Probes(builder.targets, scorer_target)
+    return Parts(service, options, metrics, probes, builder.children, builder.clients, log)
+
+
+def build_app(config: Config) -> Starlette:
+    """The ASGI application of a configuration; its lifespan starts and ends the children."""
+    sockets = tempfile.TemporaryDirectory(prefix="cord-")
+    parts = build_parts(config, Path(sockets.name))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        with sockets:
+            async with parts.running():
+                yield
+
+    return Starlette(
+        routes=routes(parts.service, parts.options, parts.probes.states, parts.metrics.render),
+        exception_handlers={HTTPException: on_error, Exception: on_error},
+        lifespan=lifespan,
+    )
+
+
+def _ensemble(name: str, entry: EnsembleConfig, teachers: dict[str, Teacher]) -> Ensemble:
+    settings = entry.apply(Settings(sampling=Sampling(entry.temperature, entry.top_p)))
+    return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), settings)

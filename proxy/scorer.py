@@ -1,0 +1,76 @@
+"""The decoder's scorer over the scoring service: what is asked of which models, and what the reply means.
+
+The meta-prover judges against references; the panel of judges shares the cross-perplexity. References go into a
+scoring request only when the problem brought them and the objective is one that reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scoring.client import BadScoreRequest, ScorerClient, ScorerUnavailable
+from scoring.types import Message, ScoreRequest, Tree
+
+from proxy.decoder.types import Problem, Score, ScorePart, Source
+from proxy.errors import ScorerError
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """How an objective of the scoring service is used here.
+
+    `panel` asks all judges rather than the meta-prover alone; `adds_up` as in `decoder.types.Score`.
+    """
+
+    source: Source
+    panel: bool
+    adds_up: bool
+
+
+OBJECTIVES = {
+    "predictive": Objective(Source.REFERENCE, panel=False, adds_up=False),
+    "predictive-mean": Objective(Source.REFERENCE, panel=False, adds_up=False),
+    "step": Objective(Source.NONE, panel=False, adds_up=True),
+    "cross": Objective(Source.NONE, panel=True, adds_up=True),
+}
+"""By the names of the scoring service's objectives."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteScorer:
+    """A `decoder.ports.Scorer` whose models live in the scoring service."""
+
+    client: ScorerClient
+    meta_prover: str
+    judges: tuple[str, ...]
+
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+        """Score one step; see `decoder.ports.Scorer`."""
+        kind = OBJECTIVES[objective]
+        answers = problem.references if kind.source is Source.REFERENCE else ()
+        messages = tuple(Message(message.role, message.content) for message in problem.messages)
+        request = ScoreRequest(
+            tree=Tree(messages, prefix, (step,), answers),
+            objective=objective,
+            models=self.judges if kind.panel else (self.meta_prover,),
+            request_id=problem.id,
+        )
+        try:
+            reply = await self.client.score(request)
+        except ScorerUnavailable as exc:
+            raise ScorerError("unavailable", f"the scorer does not answer: {exc}") from exc
+        except BadScoreRequest as exc:
+            kind_of = "context_overflow" if exc.code == "context_length_exceeded" else "refused"
+            raise ScorerError(kind_of, f"the scorer refused: {exc}") from exc
+        (found,) = reply.scores
+        return Score(
+            nats=found.nats,
+            length=found.length,
+            adds_up=kind.adds_up,
+            objective=objective,
+            source=kind.source,
+            parts=tuple(ScorePart(part.model, part.nats, part.tokens) for part in found.per_model),
+            queue_s=reply.queue_s,
+            batch_size=reply.batch_size,
+            tokens_forwarded=reply.tokens_forwarded,
+        )

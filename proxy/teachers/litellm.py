@@ -1,0 +1,124 @@
+"""Teachers hosted elsewhere, through litellm: any provider it knows, over chat messages.
+
+The only module that imports litellm, and only when the first call is made (it costs seconds). A hosted chat model
+can take part in a search when it continues a half-written assistant message; one that cannot may still begin a
+trace (first steps, curation, a teacher alone) and is refused later steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import anyio.to_thread
+
+from proxy.decoder.ports import OnText
+from proxy.decoder.types import Ask, Continuation, Ended
+from proxy.errors import FailureKind, TeacherError
+from serving.stopping import StopScanner
+from proxy.teachers.template import PLAIN
+from proxy.teachers.tokens import approximate_tokens
+
+
+class LitellmTeacher:
+    """One hosted model. It is driven as a plain one: steps in the open, the answer under its heading."""
+
+    def __init__(self, name: str, model: str, *, api_base: str | None = None, api_key: str | None = None) -> None:
+        self._name = name
+        self._model = model
+        self._address = {"api_base": api_base, "api_key": api_key}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+        """Continue the turn; see `decoder.ports.Teacher`."""
+        litellm = await anyio.to_thread.run_sync(_litellm)
+        written = ask.reasoning if ask.answer is None else ask.reasoning + PLAIN.closer + ask.answer
+        begins = "\n" not in written  # nothing but the first step's header
+        if not begins and not litellm.supports_assistant_prefill(model=self._model):
+            raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
+        messages = [{"role": message.role, "content": message.content} for message in ask.messages]
+        if not begins:
+            messages.append({"role": "assistant", "content": written, "prefix": True})
+        stops = (*ask.stop, PLAIN.stop) if ask.answer is None else ask.stop
+        try:
+            reply = await litellm.acompletion(
+                model=self._model,
+                messages=messages,
+                max_tokens=ask.max_tokens,
+                temperature=ask.temperature,
+                top_p=ask.top_p,
+                seed=ask.seed,
+                stream=True,
+                stream_options={"include_usage": True},
+                drop_params=True,  # not every provider takes a seed or usage in streams
+                num_retries=0,  # the search has other teachers; a retry would only hold its step up
+                **self._address,
+            )
+            return await self._listen(reply, ask, stops, written if begins else "", on_text)
+        except litellm.exceptions.OpenAIError as exc:
+            raise TeacherError(self._name, _kind(exc, litellm), str(exc)[:500]) from exc
+
+    async def _listen(
+        self, reply: Any, ask: Ask, stops: tuple[str, ...], header: str, on_text: OnText | None
+    ) -> Continuation:
+        """Read the stream up to the first stop text; a header the model has written itself is taken off."""
+        scanner = StopScanner(stops)
+        text, finish, usage = "", None, None
+        async for chunk in reply:
+            usage = getattr(chunk, "usage", None) or usage
+            for choice in chunk.choices[:1]:
+                piece = scanner.feed(choice.delta.content or "")
+                text += piece
+                if piece and on_text is not None:
+                    on_text(piece)
+                finish = choice.finish_reason or finish
+            if scanner.hit is not None:
+                await reply.aclose()
+                break
+        else:
+            text += scanner.flush()
+        if finish is None and scanner.hit is None:
+            raise TeacherError(self._name, "broken", "the stream broke off before its end")
+        prompt, completion = _usage(usage, ask, text)
+        return Continuation(text.lstrip().removeprefix(header), _ended(finish, scanner.hit, ask), prompt, completion)
+
+
+def _litellm() -> ModuleType:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+
+    return litellm
+
+
+def _ended(finish: str | None, hit: str | None, ask: Ask) -> Ended:
+    if hit is not None:
+        return "marker" if hit in ask.stop else "closed"
+    return "length" if finish == "length" else "eos"
+
+
+def _usage(usage: Mapping[str, Any] | None, ask: Ask, text: str) -> tuple[int, int]:
+    """Prompt and completion tokens; an approximation where a stream was cut before it told."""
+    if usage is not None:
+        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    prompt = "".join(message.content for message in ask.messages) + ask.reasoning
+    return approximate_tokens(prompt), approximate_tokens(text)
+
+
+def _kind(exc: Exception, litellm: ModuleType) -> FailureKind:
+    """litellm's exception as the typed failure it means; the order matters, some derive from others."""
+    kinds: tuple[tuple[str, FailureKind], ...] = (
+        ("ContextWindowExceededError", "context_overflow"),
+        ("NotFoundError", "unknown_model"),
+        ("RateLimitError", "rate_limited"),
+        ("Timeout", "timeout"),
+        ("APIConnectionError", "unreachable"),
+        ("ServiceUnavailableError", "overloaded"),
+        ("InternalServerError", "broken"),
+        ("APIError", "broken"),
+    )
+    return next((kind for name, kind in kinds if isinstance(exc, getattr(litellm.exceptions, name))), "refused")

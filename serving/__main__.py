@@ -1,0 +1,73 @@
+"""`python -m serving FOLDER`: serve one model until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def main() -> int:
+    """Serve; the exit status."""
+    arguments = _parser().parse_args()
+    if not arguments.folder.is_dir():
+        print(f"serving: there is no folder {arguments.folder}", file=sys.stderr)
+        return 2
+    import torch
+    import uvicorn
+    from transformers.utils.logging import disable_progress_bar
+
+    from serving.app import build_app
+    from serving.engine import Engine
+
+    if arguments.exit_with_parent:
+        threading.Thread(target=_leave_with_parent, daemon=True).start()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(arguments.threads)
+    engine = Engine.load(
+        arguments.folder,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        max_batch=arguments.max_batch,
+        max_model_len=arguments.max_model_len,
+    )
+    uvicorn.run(
+        build_app(engine, arguments.name or str(arguments.folder)),
+        host=arguments.host,
+        port=arguments.port,
+        uds=arguments.uds,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving", description="Serve one local model as OpenAI completions."
+    )
+    parser.add_argument("folder", type=Path, help="a checkpoint that transformers loads")
+    parser.add_argument("--name", help="the model's name on the wire (default: the folder)")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--uds", help="listen on this Unix socket instead")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU if there is one)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on CPU (default: 1)")
+    parser.add_argument("--max-batch", type=int, default=32, help="sequences written at once (default: 32)")
+    parser.add_argument("--max-model-len", type=int, help="tokens of prompt and completion (default: the model's)")
+    parser.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
+    return parser
+
+
+def _leave_with_parent() -> None:
+    """Standard input is a pipe our parent holds: its end means the parent has gone."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The embedded server over a real socket, against transformers' own generation."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import torch
+import uvicorn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from serving.app import build_app
+from serving.engine import Delta, Engine, Job, UnsupportedModel, sampler
+from tests import tiny
+
+pytestmark = pytest.mark.anyio
+
+PROMPTS = ["### Step 1. We add two", "The final answer is", "abc", "What is the label? Reason in steps, then answer."]
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gpt2"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp(request.param), request.param, seed=3)
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    path = str(tmp_path_factory.mktemp("s") / "model.sock")
+    engine = Engine.load(folder, device="cpu", max_batch=4)
+    server = uvicorn.Server(uvicorn.Config(build_app(engine, "tiny"), uds=path, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    transport = httpx.HTTPTransport(uds=path, retries=20)
+    with httpx.Client(transport=transport, base_url="http://model", timeout=60) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+
+
+def complete(client: httpx.Client, prompt: str = PROMPTS[0], **options: Any) -> dict[str, Any]:
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0, **options}
+    reply = client.post("/v1/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json()
+    return found
+
+
+def stream(client: httpx.Client, **options: Any) -> list[dict[str, Any]]:
+    body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0, "stream": True, **options}
+    with client.stream("POST", "/v1/completions", json=body) as reply:
+        lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(client: httpx.Client, folder: Path) -> None:
+    model, words = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    lengths = [5, 24, 11, 17]
+    replies: dict[int, str] = {}
+
+    def ask(i: int) -> None:
+        replies[i] = complete(client, PROMPTS[i], max_tokens=lengths[i])["choices"][0]["text"]
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([words(prompt)["input_ids"]])
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=lengths[i], do_sample=False, pad_token_id=0
+        )
+        wanted = words.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+        assert replies[i].rstrip("�") == wanted.rstrip("�")
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_company(client: httpx.Client) -> None:
+    alone = complete(client, seed=7, temperature=1.0)["choices"][0]["text"]
+    many: list[str] = []
+
+    def ask(seed: int) -> None:
+        text = complete(client, seed=seed, temperature=1.0)["choices"][0]["text"]
+        if seed == 7:
+            many.append(text)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(5, 12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert many == [alone]
+    assert complete(client, seed=8, temperature=1.0)["choices"][0]["text"] != alone
+
+
+def test_n_gives_that_many_different_samples(client: httpx.Client) -> None:
+    reply = complete(client, n=3, temperature=1.0, seed=1, ignore_eos=True)
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2]
+    assert len({choice["text"] for choice in reply["choices"]}) == 3
+    assert reply["usage"]["completion_tokens"] == 72
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_stop_text_ends_the_completion_and_is_named(client: httpx.Client, keep: bool) -> None:
+    whole = complete(client)["choices"][0]["text"]
+    stop = whole[len(whole) // 2 :][:2]
+    reply = complete(client, stop=["never there", stop], include_stop_str_in_output=keep)
+    [choice] = reply["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    assert choice["text"] == whole[: whole.index(stop)] + (stop if keep else "")
+    assert reply["usage"]["completion_tokens"] < 24
+
+
+def test_a_stream_says_what_the_whole_reply_says(client: httpx.Client) -> None:
+    whole = complete(client, stop="\n\n")
+    chunks = stream(client, stop="\n\n", stream_options={"include_usage": True})
+    texts = [choice["text"] for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(texts) == whole["choices"][0]["text"]
+    assert chunks[-1]["usage"] == whole["usage"] and chunks[-1]["choices"] == []
+    assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+def test_length_ends_a_completion_at_max_tokens_and_at_the_context(client: httpx.Client) -> None:
+    assert complete(client, max_tokens=3)["choices"][0]["finish_reason"] == "length"
+    reply = complete(client, max_tokens=None, ignore_eos=True)
+    assert reply["usage"]["total_tokens"] == 512
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param", "code"),
+    [
+        ({"model": "other"}, 404, "model", "model_not_found"),
+        ({"prompt": "x " * 3000}, 400, "prompt", "context_length_exceeded"),
+        ({"prompt": ""}, 400, "prompt", None),
+        ({"prompt": [10**6]}, 400, "prompt", None),
+        ({"temperature": -1}, 400, "temperature", None),
+        ({"max_tokens": "many"}, 400, "max_tokens", None),
+        ({"logprobs": 1}, 400, "logprobs", None),
+    ],
+)
+def test_a_bad_request_names_its_field(
+    client: httpx.Client, change: dict[str, Any], status: int, param: str, code: str | None
+) -> None:
+    reply = client.post("/v1/completions", json={"model": "tiny", "prompt": "x", **change})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"], error["code"]) == (status, param, code)
+
+
+def test_models_and_health_answer(client: httpx.Client) -> None:
+    [model] = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["max_model_len"]) == ("tiny", 512)
+    assert client.get("/health").status_code == 200
+
+
+async def test_a_client_that_leaves_stops_its_sequence(tmp_path: Path) -> None:
+    """The reply is abandoned after its first piece; the engine runs dry instead of writing 400 tokens."""
+    engine = Engine.load(tiny.checkpoint(tmp_path), device="cpu")
+    first, counts = threading.Event(), []
+
+    def sink(delta: Delta) -> None:
+        counts.append(delta.tokens)
+        first.set()
+
+    def job() -> Job:
+        return Job((5, 6, 7), 400, 0, sampler(0.0, 1.0, 0, 0), (), False, True, sink)
+
+    leaving = job()
+    engine.submit(leaving)
+    await anyio.to_thread.run_sync(first.wait)
+    leaving.cancelled = True
+    done = threading.Event()
+    engine.submit(Job((5,), 1, 0, sampler(0.0, 1.0, 0, 0), (), False, True, lambda delta: done.set()))
+    await anyio.to_thread.run_sync(done.wait)
+    engine.close()
+    assert len(leaving.written) < 400
+
+
+def test_a_sliding_window_model_is_refused() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=8,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModel):
+        Engine(MistralForCausalLM(config), tiny.tokenizer())

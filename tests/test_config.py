@@ -1,0 +1,90 @@
+"""A wrong configuration stops the start and names the key."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import config
+from proxy.errors import ConfigError
+
+GOOD: dict[str, Any] = {
+    "model_list": [
+        {"model_name": "a", "litellm_params": {"model": "hosted_vllm/org/a", "api_base": "http://127.0.0.1:1/v1"}},
+        {"model_name": "b", "litellm_params": {"model": "openai/b", "api_base": "http://127.0.0.1:2/v1"}},
+    ],
+    "scorer": {"models": {"meta": "org/meta"}, "meta_prover": "meta"},
+    "ensembles": {"cord": {"teachers": ["a", "b"], "beam_width": 2}},
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    raw = deepcopy(GOOD)
+    *way, last = path.split(".")
+    at: Any = raw
+    for part in way:
+        at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
+    at[last] = value
+    return raw
+
+
+def test_the_shipped_configuration_loads() -> None:
+    loaded = config.load(Path(__file__).parent.parent / "config.yaml")
+    assert [teacher.model_name for teacher in loaded.model_list] == ["alder", "birch", "cedar"]
+    assert loaded.traces.folder == Path(__file__).parent.parent / "traces"
+
+
+def test_relative_folders_start_at_the_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    raw = changed("model_list.0.litellm_params", {"model": "local/m"})
+    loaded = config.parse(raw, tmp_path)
+    assert loaded.model_list[0].litellm_params.name == str(tmp_path / "m")
+    assert loaded.model_list[1].model_info.tokenizer == "b"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("model_list.0.litellm_params.modle", "x", "model_list.0.litellm_params.modle"),
+        ("model_list.0.litellm_params.model", "no-provider", "model_list.0.litellm_params.model"),
+        ("model_list.0.litellm_params.model", "local/nowhere", "model_list.0.litellm_params.model"),
+        ("model_list.0.litellm_params.api_base", None, "model_list.0"),
+        ("model_list.1.model_name", "a", "model_list"),
+        ("scorer.meta_prover", "other", "scorer"),
+        ("scorer.judges", ["other"], "scorer"),
+        ("ensembles.cord.teachers", ["a", "c"], "ensembles.cord"),
+        ("ensembles.cord.teachers", [], "ensembles.cord.teachers"),
+        ("ensembles.cord.beam_width", 0, "ensembles.cord.beam_width"),
+        ("ensembles.cord.strategy", "astrology", "ensembles.cord.strategy"),
+        ("ensembles.a", {"teachers": ["a"]}, "ensembles.a"),
+        ("general_settings.port", "many", "general_settings.port"),
+        ("unknown", 1, "unknown"),
+        ("traces.folder", "os.environ/CORD_NOT_SET", "traces.folder"),
+    ],
+)
+def test_a_wrong_key_is_named(path: str, value: Any, where: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(changed(path, value), tmp_path)
+    assert where in str(caught.value)
+
+
+def test_values_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORD_TEST_KEY", "secret")
+    loaded = config.parse(changed("general_settings.master_key", "os.environ/CORD_TEST_KEY"), tmp_path)
+    assert loaded.general_settings.master_key == "secret"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [", "model_list: 3\n"])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        config.load(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        config.load(tmp_path / "nowhere.yaml")
