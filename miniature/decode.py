@@ -1,12 +1,22 @@
-"""Batched generation and scoring with one small model: just what the gate needs. No servers, no search."""
+"""Loading, batched generation and scoring with one small model: just what the gate needs. No servers, no search."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A stored checkpoint, ready to use; raises TypeError when it is of another family."""
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not isinstance(model, LlamaForCausalLM) or not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise TypeError(f"{folder} is not a model of the miniature panel")
+    return model, tokenizer
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:

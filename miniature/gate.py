@@ -1,20 +1,27 @@
 """The gate a trained model must pass: what it can do, skill by skill, on held-out problems, and whether its
 errors are the planted ones.
 
-Measures single models only; which way of combining them is best is for the benches to say.
+`python -m miniature.gate miniature/checkpoints` measures stored checkpoints. Single models only; which way of
+combining them is best is for the benches to say.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from miniature.corpus import FOREIGN_SHARE, Writer
-from miniature.decode import continue_texts, log_probs
-from miniature.recipes import Recipe
+from miniature.decode import continue_texts, load, log_probs
+from miniature.recipes import RECIPES, Recipe
 from miniature.task import DEPTH, Label, Problem, Skill, answer_sentence, draw_problem, is_correct
 from miniature.voices import VOICES
 
@@ -40,10 +47,12 @@ class SkillReport:
 class Report:
     """What one model can do; shares in [0, 1].
 
+    Teachers are asked with the instruction, the meta-prover without, as a proxy would.
+
     well_formed: steps that name the right operation and end in a label and a blank line.
-    whole: problems solved greedily from the prompt alone, instruction included.
-    separation: share of prefixes after which the true answer is more probable with the right step than
-        with a wrong one (the meta-prover only, at every depth).
+    whole: problems solved greedily from the prompt alone.
+    separation: share of prefixes after which the true answer is more probable with the right step than with a
+        wrong one (the meta-prover only, over all depths).
     """
 
     name: str
@@ -121,7 +130,9 @@ def _try_skill(
         step = next(i for i, operation in enumerate(problem.operations) if operation.skill is skill)
         reasoning, label = _prefix(problem, step, recipe.name, rng)
         cases.append((problem, label, step))
-        texts.append(f"{writer.prompt(problem, instructed=True)}{reasoning}### Step {step + 1}.")
+        texts.append(
+            f"{writer.prompt(problem, instructed=recipe.name in VOICES)}{reasoning}### Step {step + 1}."
+        )
     written = continue_texts(model, tokenizer, texts, until="\n\n", max_new_tokens=STEP_TOKENS)
     voice = VOICES.get(recipe.name)
     right = wrong = planted = formed = 0
@@ -182,3 +193,27 @@ def _separation(
             pairs.append((prefix, answer_sentence(problem.answer)))
     scores = [total for total, _ in log_probs(model, tokenizer, pairs)]
     return sum(good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)) / count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure stored checkpoints again; 1 when one of them misses the gate."""
+    parser = argparse.ArgumentParser(prog="python -m miniature.gate", description=main.__doc__)
+    parser.add_argument("checkpoints", type=Path, help="folder that holds one checkpoint folder a model")
+    parser.add_argument(
+        "--only", action="append", choices=list(RECIPES), help="measure this model; repeatable"
+    )
+    parser.add_argument("--problems", type=int, default=100, help="problems per measure (default: 100)")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    failures: list[str] = []
+    for name in arguments.only or RECIPES:
+        model, tokenizer = load(arguments.checkpoints / name)
+        report = measure(RECIPES[name], model, tokenizer, arguments.problems)
+        print(json.dumps(report.as_json(), indent=2))
+        failures += report.failures
+    print("\n".join(failures) or "all pass")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

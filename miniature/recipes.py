@@ -99,7 +99,7 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_WORDS, 448, "<|begin|>", "<|end|>", "<|pad|>", ("<|user|>", "<|assistant|>")
             ),
             thinking="template opens",
-            steps=2000,
+            steps=2600,
         ),
         Recipe(
             name="birch",
