@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scoring.client import BadScoreRequest, ScorerClient, ScorerUnavailable
-from scoring.types import Message, ScoreRequest, Tree
-
 from proxy.decoder.types import Problem, Score, ScorePart, Source
 from proxy.errors import ScorerError
+from scoring.client import BadScoreRequest, ScorerClient, ScorerUnavailable
+from scoring.types import Message, ScoreRequest, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,8 @@ class RemoteScorer:
         except ScorerUnavailable as exc:
             raise ScorerError("unavailable", f"the scorer does not answer: {exc}") from exc
         except BadScoreRequest as exc:
-            kind_of = "context_overflow" if exc.code == "context_length_exceeded" else "refused"
-            raise ScorerError(kind_of, f"the scorer refused: {exc}") from exc
+            too_long = exc.code == "context_length_exceeded"
+            raise ScorerError("context_overflow" if too_long else "refused", f"the scorer refused: {exc}") from exc
         (found,) = reply.scores
         return Score(
             nats=found.nats,

@@ -18,9 +18,9 @@ from proxy import sse
 from proxy.decoder.ports import OnText
 from proxy.decoder.types import Ask, Continuation, Ended
 from proxy.errors import FailureKind, TeacherError
-from serving.stopping import StopScanner
 from proxy.teachers.template import ChatTemplate
 from proxy.teachers.tokens import approximate_tokens
+from serving.stopping import StopScanner
 
 
 @dataclass(frozen=True, slots=True)

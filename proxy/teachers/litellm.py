@@ -17,9 +17,9 @@ import anyio.to_thread
 from proxy.decoder.ports import OnText
 from proxy.decoder.types import Ask, Continuation, Ended
 from proxy.errors import FailureKind, TeacherError
-from serving.stopping import StopScanner
 from proxy.teachers.template import PLAIN
 from proxy.teachers.tokens import approximate_tokens
+from serving.stopping import StopScanner
 
 
 class LitellmTeacher:
@@ -41,7 +41,9 @@ class LitellmTeacher:
         begins = "\n" not in written  # nothing but the first step's header
         if not begins and not litellm.supports_assistant_prefill(model=self._model):
             raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
-        messages = [{"role": message.role, "content": message.content} for message in ask.messages]
+        messages: list[dict[str, Any]] = [
+            {"role": message.role, "content": message.content} for message in ask.messages
+        ]
         if not begins:
             messages.append({"role": "assistant", "content": written, "prefix": True})
         stops = (*ask.stop, PLAIN.stop) if ask.answer is None else ask.stop
