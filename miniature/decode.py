@@ -1,4 +1,4 @@
-"""Loading, batched generation and scoring with one small model: just what the gate needs. No servers, no search."""
+"""Loading, batch generation and scoring with a small model: all the gate needs. No servers, no search."""
 
 from __future__ import annotations
 
