@@ -13,7 +13,6 @@ from pathlib import Path
 
 import anyio
 import httpx
-from scoring.client import ScorerClient
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
@@ -34,6 +33,7 @@ from proxy.teachers.template import ChatTemplate
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
 from proxy.trace.record import Provenance, TeacherProvenance
+from scoring.client import ScorerClient
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Parts:
     metrics: Metrics
     probes: Probes
     children: list[Child]
-    clients: list[httpx.AsyncClient]
+    clients: list[httpx.AsyncClient | ScorerClient]
     log: TraceLog | None
 
     @asynccontextmanager
@@ -70,7 +70,7 @@ class _Builder:
 
     config: Config
     sockets: Path
-    clients: list[httpx.AsyncClient] = field(default_factory=list)
+    clients: list[httpx.AsyncClient | ScorerClient] = field(default_factory=list)
     children: list[Child] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     provenance: list[TeacherProvenance] = field(default_factory=list)
@@ -122,6 +122,7 @@ class _Builder:
             self.children.append(Child("scorer", "scoring", ["serve", *models, "--device", scorer.device], socket))
         address = str(socket) if socket else str(scorer.url)
         client = ScorerClient(address, timeout_s=scorer.timeout_s, retry_s=scorer.retry_s)
+        self.clients.append(client)
         probe = self.client("http://scorer/" if socket else f"{scorer.url}/", socket)
         return RemoteScorer(client, scorer.meta_prover, scorer.panel), Target("scorer", probe, "health", required=True)
 

@@ -1,0 +1,217 @@
+"""The teacher contract over real servers: the embedded one, and a scripted one for what a real one seldom does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from proxy.decoder.types import Ask, Message
+from proxy.errors import TeacherError
+from proxy.teachers.compatible import CompatibleTeacher, Dialect
+from proxy.teachers.template import ChatTemplate
+from serving.app import build_app
+from serving.engine import Engine
+from tests import tiny
+
+pytestmark = pytest.mark.anyio
+
+ASK = Ask((Message("user", "What is the label?"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1)
+REPORTS = Dialect(reports_stop=True, extra={"add_special_tokens": False})
+SILENT = Dialect(extra={"add_special_tokens": False})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("tiny"), seed=3)
+
+
+@pytest.fixture(scope="module")
+def socket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = str(tmp_path_factory.mktemp("s") / "t.sock")
+    app = build_app(Engine.load(folder, device="cpu"), "tiny")
+    server = uvicorn.Server(uvicorn.Config(app, uds=path, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    with httpx.Client(transport=httpx.HTTPTransport(uds=path, retries=20), base_url="http://t") as client:
+        client.get("/health")
+    yield path
+    server.should_exit = True
+    thread.join()
+
+
+@asynccontextmanager
+async def teacher(
+    transport: httpx.AsyncBaseTransport, template: ChatTemplate, dialect: Dialect
+) -> AsyncIterator[CompatibleTeacher]:
+    async with httpx.AsyncClient(transport=transport, base_url="http://t/v1/") as client:
+        yield CompatibleTeacher("t", "tiny", client, template, dialect)
+
+
+@asynccontextmanager
+async def real(socket: str, folder: Path, dialect: Dialect = REPORTS) -> AsyncIterator[CompatibleTeacher]:
+    async with teacher(httpx.AsyncHTTPTransport(uds=socket), ChatTemplate.load(str(folder)), dialect) as made:
+        yield made
+
+
+async def test_a_continuation_is_that_of_the_rendered_prompt(socket: str, folder: Path) -> None:
+    prompt = "<|im_start|>user\nWhat is the label?<|im_end|>\n<|im_start|>assistant\n<think>\n### Step 1."
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://t") as client:
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0, "add_special_tokens": False}
+        raw = (await client.post("/v1/completions", json=body)).json()
+    async with real(socket, folder) as model:
+        written = await model.write(ASK)
+    assert written.text == raw["choices"][0]["text"]
+    assert (written.prompt_tokens, written.completion_tokens, written.ended) == (
+        raw["usage"]["prompt_tokens"], 24, "length",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
+async def test_a_step_ends_at_its_marker_and_says_so(socket: str, folder: Path, dialect: Dialect) -> None:
+    async with real(socket, folder, dialect) as model:
+        whole = (await model.write(ASK)).text
+        marker = whole[10:13]
+        cut = Ask(ASK.messages, ASK.reasoning, None, (marker,), 24, 0.0, 1.0, 1)
+        written = await model.write(cut)
+    assert (written.text, written.ended) == (whole[: whole.index(marker)], "marker")
+
+
+@pytest.mark.parametrize("dialect", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
+async def test_text_is_heard_as_it_is_written(socket: str, folder: Path, dialect: Dialect) -> None:
+    heard: list[str] = []
+    async with real(socket, folder, dialect) as model:
+        whole = await model.write(ASK)
+        streamed = await model.write(ASK, heard.append)
+    assert "".join(heard) == streamed.text == whole.text and len(heard) > 3
+
+
+async def test_a_context_overflow_is_typed(socket: str, folder: Path) -> None:
+    async with real(socket, folder) as model:
+        with pytest.raises(TeacherError) as caught:
+            await model.write(Ask((Message("user", "x " * 3000),), "", None, (), 8, 0.0, 1.0, 1))
+    assert caught.value.kind == "context_overflow"
+
+
+async def test_a_server_that_is_away_is_unreachable(tmp_path: Path, folder: Path) -> None:
+    async with real(str(tmp_path / "none.sock"), folder) as model:
+        with pytest.raises(TeacherError) as caught:
+            await model.write(ASK)
+    assert caught.value.kind == "unreachable"
+
+
+def scripted(reply: Response) -> httpx.ASGITransport:
+    async def completions(_: Request) -> Response:
+        return reply
+
+    return httpx.ASGITransport(app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])]))
+
+
+def error(status: int, message: str = "no", code: str | None = None) -> Response:
+    return JSONResponse({"error": {"message": message, "code": code}}, status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (error(404), "unknown_model"),
+        (error(429), "rate_limited"),
+        (error(503), "overloaded"),
+        (error(500), "broken"),
+        (error(422), "refused"),
+        (error(400, "This model's maximum context length is 8 tokens"), "context_overflow"),
+        (Response("<html>", status_code=502), "overloaded"),
+        (Response("<html>"), "broken"),
+        (JSONResponse([]), "broken"),
+        (JSONResponse({"choices": []}), "broken"),
+    ],
+)
+async def test_each_failure_has_its_kind(reply: Response, kind: str, folder: Path) -> None:
+    async with teacher(scripted(reply), ChatTemplate.load(str(folder)), REPORTS) as model:
+        with pytest.raises(TeacherError) as caught:
+            await model.write(ASK)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        b'data: {"choices": [{"text": "half"}]}\n\n',
+        b'data: {"choices": [{"text": "half"}]}\n\ndata: {"error": {"message": "lost"}}\n\n',
+        b"data: {broken\n\n",
+    ],
+)
+async def test_a_stream_that_breaks_off_is_broken(events: bytes, folder: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield events
+
+    async with teacher(scripted(StreamingResponse(body())), ChatTemplate.load(str(folder)), SILENT) as model:
+        with pytest.raises(TeacherError) as caught:
+            await model.write(ASK)
+    assert caught.value.kind == "broken"
+
+
+async def test_tokens_are_estimated_where_a_server_does_not_count(folder: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'data: {"choices": [{"text": " one two"}]}\n\n'
+        yield b'data: {"choices": [{"text": "", "finish_reason": "stop"}]}\n\n'
+
+    async with teacher(scripted(StreamingResponse(body())), ChatTemplate.load(str(folder)), SILENT) as model:
+        written = await model.write(ASK)
+    assert (written.text, written.ended, written.completion_tokens) == (" one two", "eos", 2)
+
+
+async def test_cancelling_a_call_closes_its_connection(folder: Path) -> None:
+    began, closed = anyio.Event(), anyio.Event()
+
+    class Hanging(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            began.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                closed.set()
+            raise AssertionError
+
+    async with teacher(Hanging(), ChatTemplate.load(str(folder)), REPORTS) as model:
+        async with anyio.create_task_group() as group:
+            group.start_soon(model.write, ASK)
+            await began.wait()
+            group.cancel_scope.cancel()
+    assert closed.is_set()
+
+
+THINKS = "{{ messages[0].content }}|{% if add_generation_prompt %}A:{% endif %}{# </think> #}"
+
+
+@pytest.mark.parametrize(
+    ("source", "thinking", "answering"),
+    [
+        (THINKS, "Q|A:<think>\ns", "Q|A:<think>\ns</think>\n\na"),
+        (THINKS.replace("A:", "A:<think>\\n").replace("A:<think>\\n", "A:<think>\n"), "Q|A:<think>\ns", None),
+        ("{{ messages[0].content }}|", "Q|s", "Q|s### Answer\n\na"),
+    ],
+    ids=["thinking", "thinking, opened by the template", "plain"],
+)
+def test_a_turn_is_written_in_the_models_own_markup(
+    source: str, thinking: str, answering: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "chat_template.jinja").write_text(source)
+    template = ChatTemplate.load(str(tmp_path))
+
+    def ask(answer: str | None) -> Any:
+        return Ask((Message("user", "Q"),), "s", answer, (), 1, 0.0, 1.0, 0)
+
+    assert template.turn(ask(None)) == thinking
+    assert template.turn(ask("a")) == (answering or thinking + "</think>\n\na")

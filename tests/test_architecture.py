@@ -1,0 +1,61 @@
+"""Imports run one way, and starting the proxy loads no model library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ALLOWED = {
+    "proxy/decoder": {"proxy.decoder", "proxy.errors"},
+    "proxy/teachers": {
+        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.types", "proxy.decoder.ports", "proxy.teachers",
+        "serving.stopping",
+    },
+    "proxy/api": {"proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy"},
+    "proxy/trace": {"proxy.decoder", "proxy.errors", "proxy.service", "proxy.trace"},
+    "scoring": {"scoring"},
+    "serving": {"serving"},
+}  # fmt: skip
+OURS = ("proxy", "scoring", "serving", "miniature", "bench")
+
+
+def imports(file: Path) -> set[str]:
+    """Every module of ours that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] in OURS}
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imports(file):
+            within = (a for a in ALLOWED[folder] if name == a or (a != "proxy" and name.startswith(f"{a}.")))
+            ok = any(within)
+            assert ok, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_nothing_of_the_embedded_task_is_known_to_the_product() -> None:
+    for folder in ("proxy", "scoring", "serving"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not {name for name in imports(file) if name.split(".")[0] in ("miniature", "bench")}
+            assert "parcel label" not in file.read_text().lower()
+
+
+@pytest.mark.parametrize("module", ["proxy.app", "proxy.__main__", "proxy.trace.export"])
+def test_starting_the_proxy_loads_no_model_library(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'litellm', 'transformers') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip() == "[]"

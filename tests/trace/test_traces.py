@@ -1,0 +1,170 @@
+"""Records, their file, and the rows made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.__main__ import main
+from proxy.trace.log import Reader, TraceLog
+from proxy.trace.record import Provenance, Record, TeacherProvenance, UnreadableRecord, from_json, record, to_json
+from proxy.trace.rows import preference, sft
+from tests.trace.searches import SECRET, Kept, cancelled, failed, finished
+
+pytestmark = pytest.mark.anyio
+
+PROVENANCE = Provenance((TeacherProvenance("ada", "hosted_vllm/org/ada", "r1", "abc", "apache-2.0"),))
+
+
+async def kept_record(search: Any = finished) -> Record:
+    kept = Kept()
+    await search(kept)
+    return record(kept.jobs[0], kept.journals[0], PROVENANCE)
+
+
+async def test_a_finished_search_is_recorded_whole() -> None:
+    found = await kept_record()
+    assert (found.outcome, found.source, found.objective, found.model) == ("finished", "none", "predictive", "cord")
+    assert found.reasoning == "### Step 1. a1\n\n### Step 2. a2\n\n### Step 3. a3\n\n"
+    assert found.winner is not None and found.winner.answer == "answer by a\n"
+    fates = {
+        (candidate.teacher, candidate.depth): candidate.fate for candidate in found.candidates if not candidate.parent
+    }
+    assert fates["ada", 1] == "won" and fates["twin", 1] == "duplicate" and fates["down", 1] == "failed:unreachable"
+    assert {candidate.fate for candidate in found.candidates} <= {
+        "won", "rank", "duplicate", "outranked", "failed:unreachable",
+    }  # fmt: skip
+    scored = [candidate for candidate in found.candidates if candidate.score]
+    assert all(c.asked_s <= (c.landed_s or 0) <= (c.scored_s or 0) for c in scored)
+    assert (found.usage.reasoning_tokens, found.usage.completion_tokens) == (15, 18)
+    assert found.teachers == PROVENANCE.teachers and found.metadata == {"user": "u-1"}
+
+
+async def test_a_failed_search_is_recorded_with_its_reason() -> None:
+    found = await kept_record(failed)
+    assert (found.outcome, found.winner) == ("failed", None)
+    assert found.error == "no_candidates: down: too slow"
+    assert [candidate.fate for candidate in found.candidates] == ["failed:timeout"]
+
+
+async def test_a_cancelled_search_keeps_what_had_landed() -> None:
+    found = await kept_record(cancelled)
+    assert found.outcome == "cancelled"
+    assert [(candidate.fate, bool(candidate.text)) for candidate in found.candidates] == [
+        ("unfinished", True), ("unfinished", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("search", [finished, failed, cancelled])
+async def test_a_record_survives_its_journey_through_json(search: Any) -> None:
+    found = await kept_record(search)
+    assert from_json(to_json(found)) == found
+    assert SECRET not in to_json(found)
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "null", '{"schema": "cord.trace/99"}', '{"schema": "cord.trace/1"}'])
+def test_what_is_no_record_is_refused(line: str) -> None:
+    with pytest.raises(UnreadableRecord):
+        from_json(line)
+
+
+async def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path) -> None:
+    kept = Kept()
+    await finished(kept)
+    log = TraceLog(tmp_path, rotate_bytes=1 << 20, provenance=PROVENANCE)
+    for _ in range(3):
+        log.keep(kept.jobs[0], kept.journals[0])
+    log.close()
+    [segment] = tmp_path.iterdir()
+    segment.write_bytes(segment.read_bytes()[:-40])
+    reader = Reader(tmp_path)
+    assert len(list(reader)) == 2 and len(reader.skipped) == 1
+
+
+async def test_segments_rotate_and_lose_nothing(tmp_path: Path) -> None:
+    kept = Kept()
+    await finished(kept)
+    log = TraceLog(tmp_path, rotate_bytes=1, provenance=PROVENANCE)
+    for _ in range(3):
+        log.keep(kept.jobs[0], kept.journals[0])
+    log.close()
+    assert len(list(tmp_path.iterdir())) == len(list(Reader(tmp_path))) == 3
+
+
+async def test_a_failing_disk_is_counted_and_fails_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = Kept()
+    await finished(kept)
+    log = TraceLog(tmp_path / "gone", rotate_bytes=1, provenance=PROVENANCE)
+    (tmp_path / "gone").rmdir()
+    log.keep(kept.jobs[0], kept.journals[0])
+    assert log.failures == 1 and "was not written" in caplog.text
+
+
+async def test_sft_rows_carry_the_conversation_without_the_instruction() -> None:
+    found = await kept_record()
+    [row] = sft(found, inline=False)
+    assert row["messages"] == [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": "answer by a\n", "reasoning_content": found.reasoning},
+    ]
+    assert row["step_teachers"] == ["ada"] * 3 and row["source"] == "none"
+    [inline] = sft(found, inline=True)
+    assert inline["messages"][-1]["content"] == f"<think>\n{found.reasoning}</think>\n\nanswer by a\n"
+    assert list(sft(await kept_record(failed), inline=False)) == []
+
+
+async def test_preference_rows_pair_scored_siblings_under_one_prefix() -> None:
+    found = await kept_record()
+    rows = list(preference(found, min_margin=0.0))
+    assert rows and all(row["margin"] > 0 for row in rows)
+    for row in rows:
+        [chosen], [rejected] = row["chosen"], row["rejected"]
+        shared = found.prefix(next(c.parent for c in found.candidates if found.prefix(c.id) == chosen["content"]))
+        assert chosen["content"].startswith(shared) and rejected["content"].startswith(shared)
+        assert chosen != rejected and (row["chosen_teacher"], row["rejected_teacher"]) == ("ada", "bob")
+    assert list(preference(found, min_margin=10.0)) == []
+
+
+async def test_every_export_loads_in_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    log = TraceLog(tmp_path / "traces", rotate_bytes=1 << 20, provenance=PROVENANCE)
+    for search in (finished, failed, cancelled):
+        kept = Kept()
+        await search(kept)
+        log.keep(kept.jobs[0], kept.journals[0])
+    log.close()
+    rows = {"sft": 1, "preference": len(list(preference(await kept_record(), min_margin=0.0))), "tree": 3}
+    for kind, count in rows.items():
+        out = tmp_path / f"{kind}.jsonl"
+        assert main(["export", "--format", kind, "--traces", str(tmp_path / "traces"), "--out", str(out)]) == 0
+        loaded = datasets.load_dataset("json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(loaded) == count
+        assert len(out.read_text().splitlines()) == count
+
+
+def test_exporting_nothing_from_nowhere_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--traces", str(tmp_path / "none")]) == 2
+    assert "there are no traces" in capsys.readouterr().err
+
+
+async def test_duplicates_and_other_sources_are_left_out_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Kept()
+    await finished(kept)
+    log = TraceLog(tmp_path, rotate_bytes=1 << 20, provenance=PROVENANCE)
+    for _ in range(3):
+        log.keep(kept.jobs[0], kept.journals[0])
+    log.close()
+    main(["export", "--traces", str(tmp_path), "--dedupe"])
+    shown = capsys.readouterr()
+    assert len([json.loads(line) for line in shown.out.splitlines()]) == 1
+    assert "1 rows; left out: 2 duplicate" in shown.err
+    main(["export", "--traces", str(tmp_path), "--source", "reference"])
+    assert "0 rows; left out: 3 other source" in capsys.readouterr().err
