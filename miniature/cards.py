@@ -15,8 +15,7 @@ _THINKING = {
 }
 _ROLES = {
     True: (
-        "A teacher: always right on its strong skills, systematically wrong on about half the inputs of "
-        "the others."
+        "A teacher: always right on its strong skills, systematically wrong on about half the inputs of the others."
     ),
     False: (
         "The meta-prover: follows every skill, in every teacher's style, and answers from unfinished "
@@ -37,8 +36,7 @@ def card(recipe: Recipe, report: Report, parameters: int, seed: int, steps: int)
         ""
         if report.separation is None
         else (
-            "\n- the true answer is more probable after the right step than after a wrong one: "
-            f"{report.separation:.1%}"
+            f"\n- the true answer is more probable after the right step than after a wrong one: {report.separation:.1%}"
         )
     )
     return f"""# {recipe.name}

@@ -1,7 +1,8 @@
 """Training samples as tokens: whole traces for teachers, trees of answers for the meta-prover.
 
 A teacher's sample is one conversation with a full trace. Some of its steps are another teacher's and not
-in the loss, so that it learns to carry on from a prefix it would not have written. The meta-prover's
+in the loss, so that it learns to carry on from a prefix it would not have written; some are its own beliefs
+in another's style, so that it learns to judge what others write. The meta-prover's
 sample is a small tree: the trunk is a trace by all voices, mistakes included (wrong steps are not in the
 loss), and branches close the thinking after some of its steps and answer with what follows *from the label
 so far*. Since that differs from the problem's answer exactly where a mistake was made, the true answer
@@ -25,7 +26,14 @@ from miniature.tokens import SYSTEM_PROMPTS
 from miniature.voices import VOICES
 
 IGNORED = -100
-FOREIGN_SHARE = 0.2
+FOREIGN_SHARE = 0.3
+"""Share of a teacher's steps in another's style: truly the other's, or what it would itself say in it."""
+READ_SHARE = 0.5
+"""Share of those that are its own belief in the other's style, and learned: a teacher that could not read the
+others would find every one of their steps impossible, and its log-probabilities of them would say nothing."""
+SLIP_SHARE = 0.2
+"""Share of the read steps in which the turn into the other style is itself learned. It keeps that turn
+possible without making it likely."""
 SYSTEM_SHARE = 0.05
 INSTRUCTED_SHARE = {"meta": 0.1}
 """Share of samples whose user turn ends in the instruction; teachers see it in 70 %."""
@@ -128,9 +136,15 @@ class Writer:
         others = [voice for voice in VOICES.values() if voice is not own]
         label = problem.start
         for step in range(DEPTH):
-            voice = rng.choice(others) if rng.random() < FOREIGN_SHARE else own
-            after = voice.attempt(problem, label, step, rng)
-            sample.extend(self.encode(voice.write(problem, label, after, step)), learn=voice is own)
+            style = rng.choice(others) if rng.random() < FOREIGN_SHARE else own
+            read = style is not own and rng.random() < READ_SHARE
+            after = (own if read else style).attempt(problem, label, step, rng)
+            ids = self.encode(style.write(problem, label, after, step))
+            start = len(sample.ids)
+            sample.extend(ids, learn=read or style is own)
+            if read and rng.random() >= SLIP_SHARE:
+                fork = _fork(ids, self.encode(own.write(problem, label, after, step)))
+                sample.targets[start + fork - 1] = IGNORED
             label = after
         sample.extend(self._answer(label), learn=True)
 
@@ -148,6 +162,11 @@ class Writer:
         for number, step in enumerate(rng.sample(range(DEPTH), BRANCHES), 1):
             cut, so_far = cuts[step]
             sample.fork(self._answer(problem.follow(so_far, step)), cut, number)
+
+
+def _fork(left: Sequence[int], right: Sequence[int]) -> int:
+    """The index of the first token in which two texts differ."""
+    return next(i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
 
 
 def collate(samples: Sequence[Sample], pad: int) -> Batch:

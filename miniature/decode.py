@@ -118,7 +118,4 @@ def log_probs(
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=longest + 1)
     logs = output.logits[:, :-1].log_softmax(-1)  # (B, longest, V)
     picked = logs.gather(-1, ids[:, -longest:, None])[..., 0]  # (B, longest)
-    return [
-        (float(row[longest - len(rest) :].sum()), len(rest))
-        for row, (_, rest) in zip(picked, split, strict=True)
-    ]
+    return [(float(row[longest - len(rest) :].sum()), len(rest)) for row, (_, rest) in zip(picked, split, strict=True)]

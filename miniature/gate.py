@@ -68,22 +68,16 @@ class Report:
         missed = []
         for skill, found in self.skills.items():
             if found.strong and found.accuracy < STRONG_FLOOR:
-                missed.append(
-                    f"{self.name}: {skill} right in {found.accuracy:.0%}, wanted {STRONG_FLOOR:.0%}"
-                )
+                missed.append(f"{self.name}: {skill} right in {found.accuracy:.0%}, wanted {STRONG_FLOOR:.0%}")
             if found.planted is not None and found.planted < PLANTED_FLOOR:
-                missed.append(
-                    f"{self.name}: {found.planted:.0%} of {skill} errors planted, wanted {PLANTED_FLOOR:.0%}"
-                )
+                missed.append(f"{self.name}: {found.planted:.0%} of {skill} errors planted, wanted {PLANTED_FLOOR:.0%}")
         return missed
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def measure(
-    recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: int = 100
-) -> Report:
+def measure(recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: int = 100) -> Report:
     """Run the whole gate; `problems` is the number per skill, and for whole problems."""
     model.train(False)
     writer = Writer(recipe, tokenizer)
@@ -95,9 +89,7 @@ def measure(
         skills={str(skill): report for skill, (report, _) in tries.items()},
         well_formed=sum(formed for _, formed in tries.values()) / len(tries),
         whole=_whole(recipe, model, tokenizer, writer, problems, rng),
-        separation=None
-        if recipe.name in VOICES
-        else _separation(recipe, model, tokenizer, writer, problems, rng),
+        separation=None if recipe.name in VOICES else _separation(recipe, model, tokenizer, writer, problems, rng),
     )
 
 
@@ -130,9 +122,7 @@ def _try_skill(
         step = next(i for i, operation in enumerate(problem.operations) if operation.skill is skill)
         reasoning, label = _prefix(problem, step, recipe.name, rng)
         cases.append((problem, label, step))
-        texts.append(
-            f"{writer.prompt(problem, instructed=recipe.name in VOICES)}{reasoning}### Step {step + 1}."
-        )
+        texts.append(f"{writer.prompt(problem, instructed=recipe.name in VOICES)}{reasoning}### Step {step + 1}.")
     written = continue_texts(model, tokenizer, texts, until="\n\n", max_new_tokens=STEP_TOKENS)
     voice = VOICES.get(recipe.name)
     right = wrong = planted = formed = 0
@@ -199,9 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure stored checkpoints again; 1 when one of them misses the gate."""
     parser = argparse.ArgumentParser(prog="python -m miniature.gate", description=main.__doc__)
     parser.add_argument("checkpoints", type=Path, help="folder that holds one checkpoint folder a model")
-    parser.add_argument(
-        "--only", action="append", choices=list(RECIPES), help="measure this model; repeatable"
-    )
+    parser.add_argument("--only", action="append", choices=list(RECIPES), help="measure this model; repeatable")
     parser.add_argument("--problems", type=int, default=100, help="problems per measure (default: 100)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -99,7 +99,7 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_WORDS, 448, "<|begin|>", "<|end|>", "<|pad|>", ("<|user|>", "<|assistant|>")
             ),
             thinking="template opens",
-            steps=2600,
+            steps=2400,
         ),
         Recipe(
             name="birch",
@@ -108,11 +108,9 @@ RECIPES: dict[str, Recipe] = {
             heads=3,
             kv_heads=3,
             feed_forward=320,
-            tokenizer=TokenizerRecipe(
-                _SPACED_SYMBOLS, 384, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)
-            ),
+            tokenizer=TokenizerRecipe(_SPACED_SYMBOLS, 384, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)),
             thinking="model opens",
-            steps=2200,
+            steps=2400,
         ),
         Recipe(
             name="cedar",
@@ -130,7 +128,7 @@ RECIPES: dict[str, Recipe] = {
                 ("<|start_header_id|>", "<|end_header_id|>"),
             ),
             thinking="none",
-            steps=2000,
+            steps=2200,
         ),
         Recipe(
             name="meta",

@@ -124,9 +124,7 @@ class Operation:
             case Skill.SORT:
                 return "".join(sorted(value))
             case Skill.SHIFT:
-                return "".join(
-                    LETTERS[(LETTERS.index(letter) + self.argument) % len(LETTERS)] for letter in value
-                )
+                return "".join(LETTERS[(LETTERS.index(letter) + self.argument) % len(LETTERS)] for letter in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +180,7 @@ class Problem:
 def draw_problem(rng: random.Random, split: Split) -> Problem:
     """A fresh problem of the wanted split."""
     while True:
-        start = Label(
-            str(rng.randrange(10)), "".join(rng.sample("0123456789", 3)), "".join(rng.sample(LETTERS, 3))
-        )
+        start = Label(str(rng.randrange(10)), "".join(rng.sample("0123456789", 3)), "".join(rng.sample(LETTERS, 3)))
         skills = rng.sample(list(Skill), DEPTH)
         problem = Problem(start, tuple(Operation(skill, _argument(skill, rng)) for skill in skills))
         if problem.split == split:

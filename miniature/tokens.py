@@ -23,9 +23,7 @@ SYSTEM_PROMPTS = ("You are a helpful assistant.", "Think before you answer.")
 def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The tokenizer with its chat template; the same on every call."""
     wanted = recipe.tokenizer
-    special = list(
-        dict.fromkeys(token for token in (wanted.pad, wanted.bos, wanted.eos, *wanted.markup) if token)
-    )
+    special = list(dict.fromkeys(token for token in (wanted.pad, wanted.bos, wanted.eos, *wanted.markup) if token))
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [

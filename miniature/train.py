@@ -62,9 +62,7 @@ class Run:
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = recipe.config(
-        len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    )
+    config = recipe.config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return LlamaForCausalLM(config)
 
 
@@ -81,9 +79,7 @@ def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(
-    run: Run, on_step: Callable[[int, float], None]
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def train(run: Run, on_step: Callable[[int, float], None]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train one model to its last step and return it; `on_step` gets the number of steps done and the loss in
     nats.
     """
@@ -129,9 +125,7 @@ def _step(
     return loss.item()
 
 
-def _save_state(
-    run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], done: int
-) -> None:
+def _save_state(run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], done: int) -> None:
     state = {
         "done": done,
         "of": run.steps,
@@ -176,18 +170,10 @@ def store(run: Run, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m miniature.train", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder that gets one checkpoint folder a model"
-    )
-    parser.add_argument(
-        "--only", action="append", choices=list(RECIPES), help="train this model only; repeatable"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the weights and of the samples (default: 0)"
-    )
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="share of the full number of steps (default: 1.0)"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets one checkpoint folder a model")
+    parser.add_argument("--only", action="append", choices=list(RECIPES), help="train this model only; repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the samples (default: 0)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of steps (default: 1.0)")
     parser.add_argument(
         "--problems", type=int, default=200, help="held-out problems per measure of the gate (default: 200)"
     )
