@@ -1,61 +1,88 @@
-"""Continuous batching of one model on one thread: sequences join and leave between any two tokens."""
+"""Continuous batching of one model on one thread: sequences join and leave between any two tokens.
+
+Keys and values live in preallocated rows, one a sequence; running sequences occupy the first rows, so every
+forward works on slices without copies. What is written goes to each sequence's sink as it comes.
+"""
 
 from __future__ import annotations
 
-import copy
 import logging
+import random
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from serving.job import Job
-from serving.runner import Runner
-from serving.sampling import TokenScore, draw, score
+from serving.sampling import Sampler, draw
+from serving.stopping import StopScanner
 
 log = logging.getLogger(__name__)
 
+Finish = Literal["stop", "length", "error"]
+
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """What the engine has done and is doing, in tokens and sequences."""
+class Delta:
+    """Text as it is written; the last one says why it ended, and the stop text if that was it."""
 
-    prompt_tokens: int
-    generation_tokens: int
-    running: int
-    waiting: int
+    text: str
+    tokens: int
+    finish: Finish | None = None
+    stop: str | None = None
+
+
+Sink = Callable[[Delta], None]
+"""Called on the engine's thread."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One sequence to be written, and where it stands. `cancelled` may be set from any thread."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    min_tokens: int
+    sampler: Sampler
+    stops: tuple[str, ...]
+    keep_stop: bool
+    ignore_eos: bool
+    sink: Sink
+    cancelled: bool = False
+    written: list[int] = field(default_factory=list)
+    shown: tuple[int, int] = (0, 0)  # the window of tokens that is decoded to find the next text
+    scanner: StopScanner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scanner = StopScanner(self.stops)
+
+
+class UnsupportedModel(Exception):
+    """A model whose attention does not fit preallocated rows."""
 
 
 class Engine:
-    """Serves one model. `submit`, `counts` and `close` may be called from any thread.
-
-    Attributes:
-        tokenizer: for everyone but the engine's thread, which keeps its own copy: a fast tokenizer is not for two
-            threads at once.
-        max_model_len: tokens of prompt and completion together.
-    """
+    """Serves one model. `submit` and `close` may be called from any thread."""
 
     def __init__(self, model: Any, tokenizer: Any, *, max_batch: int = 32, max_model_len: int | None = None) -> None:
-        """Take a loaded model, which must be right with rows of keys and values.
-
-        Raises:
-            serving.runner.UnsupportedModel: it is not.
-        """
+        config = model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+            raise UnsupportedModel(f"only full attention is supported, not {', '.join(sorted(kinds))}")
         self.tokenizer = tokenizer
-        self._words = copy.deepcopy(tokenizer)
-        self._runner = Runner(model, max_rows=max_batch, max_model_len=max_model_len)
-        self.max_model_len = self._runner.max_model_len
-        self.vocabulary = self._runner.vocabulary
-        self._ends = _end_tokens(model.generation_config.eos_token_id, tokenizer.eos_token_id)
+        self.max_model_len = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+        eos = model.generation_config.eos_token_id
+        self._eos = frozenset(eos if isinstance(eos, list) else [eos]) | {tokenizer.eos_token_id}
+        self._model = model.eval()
+        self._slots = _Slots(config.num_hidden_layers, max_batch, self.max_model_len)
         self._max_batch = max_batch
         self._waiting: list[Job] = []
-        self._running: list[Job] = []  # in the order of the runner's rows
-        self._prompt_tokens = self._generation_tokens = 0
+        self._running: list[Job] = []
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -63,12 +90,7 @@ class Engine:
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto", **options: Any) -> Engine:
-        """Load a checkpoint folder. `device` and `dtype` may be "auto".
-
-        Raises:
-            OSError, ValueError: transformers cannot load it.
-            serving.runner.UnsupportedModel: it loads but cannot be served.
-        """
+        """Load a checkpoint folder. `device` and `dtype` may be "auto"."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
@@ -76,18 +98,8 @@ class Engine:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         return cls(model.to(device), AutoTokenizer.from_pretrained(folder), **options)
 
-    @property
-    def counts(self) -> Counts:
-        return Counts(self._prompt_tokens, self._generation_tokens, len(self._running), len(self._waiting))
-
     def submit(self, job: Job) -> None:
-        """Queue a sequence.
-
-        Raises:
-            ValueError: its prompt and tokens do not fit `max_model_len`.
-        """
-        if not 0 < len(job.prompt) + job.options.max_tokens <= self.max_model_len:
-            raise ValueError(f"prompt and completion exceed {self.max_model_len} tokens")
+        """Queue a sequence; its prompt and tokens must fit `max_model_len`."""
         with self._wake:
             self._waiting.append(job)
             self._wake.notify()
@@ -112,63 +124,195 @@ class Engine:
             except Exception:
                 log.exception("the model failed; the sequences it was writing are given up")
                 for job in {*joining, *self._running}:
-                    job.fail()
+                    job.sink(Delta("", len(job.written), "error"))
                 self._running.clear()
-                self._runner.clear()
+                self._slots.lengths.clear()
 
     @torch.inference_mode()
     def _tick(self, joining: list[Job]) -> None:
         """One token for everyone: those who join read their prompt for it, the others their last token."""
-        for job in [job for job in joining if job.options.score_prompt]:
-            joining.remove(job)
-            self._score_prompt(job)
-            joining += [job] if job.options.max_tokens else []
         if joining:
-            logits = self._runner.read([job.prompt for job in joining])
-            self._running += joining
-            self._prompt_tokens += sum(len(job.prompt) for job in joining)
-            self._take(joining, logits)
+            self._take(joining, self._prefill(joining))
         self._leave([job for job in self._running if job.cancelled])
         if self._running:
-            self._take(list(self._running), self._runner.advance([job.written[-1] for job in self._running]))
+            self._take([], self._decode())
 
-    def _score_prompt(self, job: Job) -> None:
-        """One prompt at a time, since logits at every place are large. Where nothing is to be written, that is all."""
-        first, *others = job.prompt
-        scores = [TokenScore(first, None)]
-        if others:
-            logits = self._runner.everywhere(job.prompt)[:-1]
-            scores += score(logits, others, job.options.top_logprobs or 0)
-        job.tell(scores)
-        if not job.options.max_tokens:
-            self._prompt_tokens += len(job.prompt)
-            job.finish()
-
-    def _take(self, jobs: Sequence[Job], logits: Tensor) -> None:
-        """Give each row of `logits` (B, V) its next token; the finished leave."""
-        plain = logits
-        early = [row for row, job in enumerate(jobs) if not job.may_end]
-        if early and self._ends:
-            logits = logits.clone()
-            logits[torch.tensor(early)[:, None], list(self._ends)] = -torch.inf
+    def _take(self, joining: list[Job], logits: Tensor) -> None:
+        """Give each row's next token to its sequence; the finished leave."""
+        jobs = joining or self._running
+        for job in jobs:
+            if len(job.written) < job.min_tokens:
+                logits[jobs.index(job), list(self._eos)] = -torch.inf
         tokens = draw(logits, [job.sampler for job in jobs])
-        for row, job in enumerate(jobs):
-            if job.options.top_logprobs is not None:
-                job.tell(score(plain[row : row + 1], tokens[row : row + 1], job.options.top_logprobs))
-        self._generation_tokens += len(jobs)
-        self._leave([job for job, token in zip(jobs, tokens, strict=True) if job.write(token, self._text, self._ends)])
+        self._running.extend(joining)
+        self._leave([job for job, token in zip(list(jobs), tokens, strict=True) if self._write(job, token)])
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._words.decode(list(tokens), skip_special_tokens=True))
+    def _prefill(self, jobs: Sequence[Job]) -> Tensor:
+        """Read prompts (B, S padded on the right) into rows behind the running ones; logits (B, V)."""
+        device = self._model.device
+        longest = max(len(job.prompt) for job in jobs)
+        ids = torch.tensor([[*job.prompt, *[0] * (longest - len(job.prompt))] for job in jobs], device=device)
+        lengths = torch.tensor([len(job.prompt) for job in jobs], device=device)
+        mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
+        positions = torch.arange(longest, device=device)[None].expand(len(jobs), -1)
+        past = DynamicCache()
+        hidden = self._model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
+        ).last_hidden_state  # (B, S, H)
+        self._slots.append(past, [len(job.prompt) for job in jobs])
+        last = hidden[torch.arange(len(jobs), device=device), lengths - 1]
+        return self._logits(last)
 
-    def _leave(self, jobs: Sequence[Job]) -> None:
+    def _decode(self) -> Tensor:
+        """Read everyone's last token (B, 1) on top of their rows; logits (B, V)."""
+        device = self._model.device
+        ids = torch.tensor([[job.written[-1]] for job in self._running], device=device)
+        positions, mask = self._slots.next(device)
+        hidden = self._model.base_model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._slots.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self._slots.grow()
+        return self._logits(hidden[:, 0])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._model.get_output_embeddings()(hidden).float()
+        return logits
+
+    def _write(self, job: Job, token: int) -> bool:
+        """Add a token to a sequence and send the text that is certain; whether it has ended."""
+        job.written.append(token)
+        if token in self._eos and not job.ignore_eos and len(job.written) > job.min_tokens:
+            return self._end(job, job.scanner.flush(), "stop", None)
+        text = job.scanner.feed(self._new_text(job))
+        if job.scanner.hit is not None and len(job.written) > job.min_tokens:
+            stop = job.scanner.hit
+            return self._end(job, text + stop if job.keep_stop else text, "stop", stop)
+        full = len(job.prompt) + len(job.written) >= self.max_model_len
+        if len(job.written) >= job.max_tokens or full:
+            return self._end(job, text + job.scanner.flush(), "length", None)
+        if text:
+            job.sink(Delta(text, len(job.written)))
+        return False
+
+    @staticmethod
+    def _end(job: Job, text: str, finish: Finish, stop: str | None) -> bool:
+        job.sink(Delta(text, len(job.written), finish, stop))
+        return True
+
+    def _new_text(self, job: Job) -> str:
+        """The text the last tokens have added. Decoding starts a few tokens back, since a token's text may depend on
+        the one before, and waits while a character is incomplete."""
+        begin, end = job.shown
+        before = self.tokenizer.decode(job.written[begin:end], skip_special_tokens=True)
+        now = self.tokenizer.decode(job.written[begin:], skip_special_tokens=True)
+        if now.endswith("�") or len(now) <= len(before):
+            return ""
+        job.shown = (end, len(job.written))
+        return str(now[len(before) :])
+
+    def _leave(self, jobs: list[Job]) -> None:
         """Free the rows of sequences that have ended; the last rows move into the gaps."""
         for job in jobs:
             row = self._running.index(job)
-            self._runner.drop(row)
+            self._slots.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()
 
 
-def _end_tokens(*sources: int | list[int] | None) -> frozenset[int]:
-    return frozenset(token for ids in sources if ids is not None for token in (ids if isinstance(ids, list) else [ids]))
+class _Slots:
+    """Preallocated rows of keys and values, (rows, heads, length, head_dim) a layer, and how full each row is."""
+
+    def __init__(self, layers: int, rows: int, length: int) -> None:
+        self._layers = [_SlotLayer(rows, length) for _ in range(layers)]
+        self.cache = Cache(layers=list(self._layers))
+        self.lengths: list[int] = []
+
+    def append(self, past: DynamicCache, lengths: Sequence[int]) -> None:
+        """Copy freshly read prompts into new rows."""
+        first = len(self.lengths)
+        for layer, read in zip(self._layers, past.layers, strict=True):
+            layer.fill(first, read)
+        self.lengths.extend(lengths)
+        self._tell()
+
+    def next(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positions (B, 1) of the tokens about to be read, and their attention mask (B, 1, 1, T), true where seen."""
+        lengths = torch.tensor(self.lengths, device=device)
+        mask = torch.arange(max(self.lengths) + 1, device=device)[None] <= lengths[:, None]
+        return lengths[:, None], mask[:, None, None]
+
+    def grow(self) -> None:
+        """Every row has taken one token."""
+        self.lengths = [length + 1 for length in self.lengths]
+        self._tell()
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for layer in self._layers:
+                layer.move(last, row, self.lengths[last])
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+        self._tell()
+
+    def _tell(self) -> None:
+        for layer in self._layers:
+            layer.lengths = self.lengths
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer's rows, in the shape transformers asks a cache layer to have."""
+
+    def __init__(self, rows: int, length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shape = (rows, length)
+        self.lengths: list[int] = []
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        rows, length = self._shape
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
+        self.is_initialized = True
+
+    def fill(self, first: int, read: Any) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(read.keys, read.values)
+        batch, _, length, _ = read.keys.shape
+        assert self.keys is not None and self.values is not None
+        self.keys[first : first + batch, :, :length] = read.keys
+        self.values[first : first + batch, :, :length] = read.values
+
+    def move(self, source: int, target: int, length: int) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write one token a row, (B, H, 1, D), where each row ends; the filled part of all rows."""
+        assert self.keys is not None and self.values is not None
+        batch = len(self.lengths)
+        rows = torch.arange(batch, device=key_states.device)
+        ends = torch.tensor(self.lengths, device=key_states.device)
+        self.keys[rows, :, ends] = key_states[:, :, 0]
+        self.values[rows, :, ends] = value_states[:, :, 0]
+        filled = max(self.lengths) + 1
+        return self.keys[:batch, :, :filled], self.values[:batch, :, :filled]
+
+    def get_seq_length(self, *args: Any) -> int:
+        return max(self.lengths, default=0)
+
+    def get_mask_sizes(self, *args: Any) -> tuple[int, int]:
+        return self.get_seq_length() + 1, 0
+
+    def get_max_length(self) -> int:
+        return self._shape[1]
+
+
+def sampler(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:
+    """A sequence's own sampler; without a seed its randomness is the system's."""
+    return Sampler(temperature, top_p, max(top_k, 0), random.Random(seed))

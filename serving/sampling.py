@@ -23,23 +23,6 @@ class Sampler:
     top_k: int
     generator: random.Random
 
-    @classmethod
-    def of(cls, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int | None = None) -> Sampler:
-        """A sequence's own sampler; without a seed its randomness is the system's. A negative `top_k` means all."""
-        return cls(temperature, top_p, max(top_k, 0), random.Random(seed))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScore:
-    """A token's natural log-probability before temperature and cuts, and the likeliest tokens with theirs.
-
-    `logprob` is None for a prompt's first token, before which there is nothing.
-    """
-
-    token: int
-    logprob: float | None
-    top: tuple[tuple[int, float], ...] = ()
-
 
 def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """The next token of each row of `logits` (B, V), by inverting the cumulative distribution."""
@@ -61,12 +44,3 @@ def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     for i, token in zip(warm, order.gather(-1, at.clamp(max=vocabulary - 1))[:, 0].tolist(), strict=True):
         chosen[i] = token
     return chosen
-
-
-def score(logits: Tensor, tokens: Sequence[int], alternatives: int) -> list[TokenScore]:
-    """The score of each row's token under `logits` (R, V), with that many likeliest tokens beside it."""
-    logprobs = torch.log_softmax(logits.float(), -1)
-    chosen = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-    values, ids = logprobs.topk(min(alternatives, logprobs.shape[-1]), -1)
-    tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
-    return [TokenScore(*found) for found in zip(tokens, chosen, tops, strict=True)]
