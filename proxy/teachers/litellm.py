@@ -37,9 +37,11 @@ class LitellmTeacher:
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`."""
         litellm = await anyio.to_thread.run_sync(_litellm)
+        import openai
+
         written = ask.reasoning if ask.answer is None else ask.reasoning + PLAIN.closer + ask.answer
         begins = "\n" not in written  # nothing but the first step's header
-        if not begins and not litellm.supports_assistant_prefill(model=self._model):
+        if not begins and not _continues(litellm, self._model):
             raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
         messages: list[dict[str, Any]] = [
             {"role": message.role, "content": message.content} for message in ask.messages
@@ -62,7 +64,7 @@ class LitellmTeacher:
                 **self._address,
             )
             return await self._listen(reply, ask, stops, written if begins else "", on_text)
-        except litellm.exceptions.OpenAIError as exc:
+        except openai.OpenAIError as exc:  # the root of litellm's own exceptions
             raise TeacherError(self._name, _kind(exc, litellm), str(exc)[:500]) from exc
 
     async def _listen(
@@ -87,7 +89,9 @@ class LitellmTeacher:
         if finish is None and scanner.hit is None:
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
         prompt, completion = _usage(usage, ask, text)
-        return Continuation(text.lstrip().removeprefix(header), _ended(finish, scanner.hit, ask), prompt, completion)
+        if header:
+            text = " " + text.lstrip().removeprefix(header).lstrip()
+        return Continuation(text, _ended(finish, scanner.hit, ask), prompt, completion)
 
 
 def _litellm() -> ModuleType:
@@ -95,6 +99,14 @@ def _litellm() -> ModuleType:
     import litellm
 
     return litellm
+
+
+def _continues(litellm: ModuleType, model: str) -> bool:
+    """Whether litellm knows this model to go on from a half-written assistant message."""
+    try:
+        return bool(litellm.get_model_info(model).get("supports_assistant_prefill"))
+    except Exception:  # litellm raises a bare one for a model it does not know
+        return False
 
 
 def _ended(finish: str | None, hit: str | None, ask: Ask) -> Ended:
