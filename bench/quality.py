@@ -90,6 +90,7 @@ def methods(teachers: Sequence[str]) -> list[Method]:
         Method("greedy B=1, cross-perplexity", "greedy", "cross"),
         Method("beam B=4, cross-perplexity", "beam", "cross"),
         Method("greedy B=1, step perplexity", "greedy", "step"),
+        Method("beam B=4, step perplexity", "beam", "step"),
     ]
 
 

@@ -156,8 +156,7 @@ class _Completion(Response):
             if delta.finish is not None:
                 ends[index] = delta
         if any(end.finish == "error" for end in ends.values()):
-            error = {"message": "the model failed", "type": "server_error", "param": None, "code": None}
-            return await JSONResponse({"error": error}, status_code=500)(scope, receive, send)
+            return await JSONResponse(wire.failure("the model failed"), status_code=500)(scope, receive, send)
         choices = [wire.choice(i, text, ends[i].finish, ends[i].stop) for i, text in enumerate(texts)]
         body = {**self._head, "choices": choices, "usage": self._usage(ends)}
         await JSONResponse(body)(scope, receive, send)
@@ -172,7 +171,7 @@ class _Completion(Response):
             if delta.finish is not None:
                 ends[index] = delta
             if delta.finish == "error":
-                data: dict[str, Any] = {"error": {"message": "the model failed", "type": "server_error"}}
+                data: dict[str, Any] = wire.failure("the model failed")
             else:
                 data = {**self._head, "choices": [wire.choice(index, delta.text, delta.finish, delta.stop)]}
             await self._send(send, wire.event(data))

@@ -1,7 +1,7 @@
 """Continuous batching of one model on one thread: sequences join and leave between any two tokens.
 
-Keys and values live in preallocated rows, one a sequence; running sequences occupy the first rows, so every
-forward works on slices without copies. What is written goes to each sequence's sink as it comes.
+Keys and values live in rows, one a sequence; running sequences occupy the first rows, so every forward works on
+slices without copies. What is written goes to each sequence's sink as it comes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Job:
 
 
 class UnsupportedModel(Exception):
-    """A model whose attention does not fit preallocated rows."""
+    """A model whose attention does not fit rows of keys and values."""
 
 
 class Engine:
@@ -77,7 +77,9 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_model_len = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
         eos = model.generation_config.eos_token_id
-        self._eos = frozenset(eos if isinstance(eos, list) else [eos]) | {tokenizer.eos_token_id}
+        known = {*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id}
+        # A configuration may name an end token that the vocabulary does not have, or none.
+        self._eos = frozenset(token for token in known if token is not None and token < config.vocab_size)
         self._model = model.eval()
         self._slots = _Slots(config.num_hidden_layers, max_batch, self.max_model_len)
         self._max_batch = max_batch
@@ -156,31 +158,33 @@ class Engine:
         mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
         positions = torch.arange(longest, device=device)[None].expand(len(jobs), -1)
         past = DynamicCache()
-        hidden = self._model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
-        ).last_hidden_state  # (B, S, H)
+        ends, which = (lengths - 1).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        logits: Tensor = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=ends,
+        ).logits  # (B, ends, V)
         self._slots.append(past, [len(job.prompt) for job in jobs])
-        last = hidden[torch.arange(len(jobs), device=device), lengths - 1]
-        return self._logits(last)
+        return logits[torch.arange(len(jobs), device=device), which].float()
 
     def _decode(self) -> Tensor:
         """Read everyone's last token (B, 1) on top of their rows; logits (B, V)."""
         device = self._model.device
         ids = torch.tensor([[job.written[-1]] for job in self._running], device=device)
         positions, mask = self._slots.next(device)
-        hidden = self._model.base_model(
+        self._slots.reserve()
+        logits: Tensor = self._model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self._slots.cache,
             use_cache=True,
-        ).last_hidden_state
+        ).logits
         self._slots.grow()
-        return self._logits(hidden[:, 0])
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._model.get_output_embeddings()(hidden).float()
-        return logits
+        return logits[:, 0].float()
 
     def _write(self, job: Job, token: int) -> bool:
         """Add a token to a sequence and send the text that is certain; whether it has ended."""
@@ -188,9 +192,10 @@ class Engine:
         if token in self._eos and not job.ignore_eos and len(job.written) > job.min_tokens:
             return self._end(job, job.scanner.flush(), "stop", None)
         text = job.scanner.feed(self._new_text(job))
-        if job.scanner.hit is not None and len(job.written) > job.min_tokens:
-            stop = job.scanner.hit
-            return self._end(job, text + stop if job.keep_stop else text, "stop", stop)
+        if (stop := job.scanner.hit) is not None:
+            if len(job.written) > job.min_tokens:
+                return self._end(job, text + stop if job.keep_stop else text, "stop", stop)
+            text, job.scanner = text + stop, StopScanner(job.stops)  # too early: text like any other
         full = len(job.prompt) + len(job.written) >= self.max_model_len
         if len(job.written) >= job.max_tokens or full:
             return self._end(job, text + job.scanner.flush(), "length", None)
@@ -224,20 +229,34 @@ class Engine:
 
 
 class _Slots:
-    """Preallocated rows of keys and values, (rows, heads, length, head_dim) a layer, and how full each row is."""
+    """Rows of keys and values, (rows, heads, length, head_dim) a layer, and how full each row is.
+
+    Memory is taken as it is needed, doubling, so that a long context costs nothing before it is used.
+    """
 
     def __init__(self, layers: int, rows: int, length: int) -> None:
-        self._layers = [_SlotLayer(rows, length) for _ in range(layers)]
+        self._rows, self._length = rows, length
+        self._layers = [_SlotLayer(length) for _ in range(layers)]
         self.cache = Cache(layers=list(self._layers))
         self.lengths: list[int] = []
 
     def append(self, past: DynamicCache, lengths: Sequence[int]) -> None:
         """Copy freshly read prompts into new rows."""
         first = len(self.lengths)
+        self._reserve(first + len(lengths), max(lengths) + 1, past.layers)
         for layer, read in zip(self._layers, past.layers, strict=True):
             layer.fill(first, read)
         self.lengths.extend(lengths)
         self._tell()
+
+    def reserve(self) -> None:
+        """Make room for one more token in every row."""
+        self._reserve(len(self.lengths), max(self.lengths) + 1, self._layers)
+
+    def _reserve(self, rows: int, length: int, like: Sequence[Any]) -> None:
+        rows, length = min(_doubled(rows), self._rows), min(_doubled(length), self._length)
+        for layer, model in zip(self._layers, like, strict=True):
+            layer.reserve(rows, length, model.keys, model.values)
 
     def next(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions (B, 1) of the tokens about to be read, and their attention mask (B, 1, 1, T), true where seen."""
@@ -268,20 +287,25 @@ class _Slots:
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's rows, in the shape transformers asks a cache layer to have."""
 
-    def __init__(self, rows: int, length: int) -> None:
+    def __init__(self, longest: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shape = (rows, length)
+        self._longest = longest
         self.lengths: list[int] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, length = self._shape
-        self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
+        self.keys = key_states.new_zeros(0, key_states.shape[1], 0, key_states.shape[3])
+        self.values = value_states.new_zeros(0, value_states.shape[1], 0, value_states.shape[3])
         self.is_initialized = True
 
-    def fill(self, first: int, read: Any) -> None:
+    def reserve(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
+        """Have at least this many rows of this length; `keys` and `values` tell heads, width and type."""
         if not self.is_initialized:
-            self.lazy_initialization(read.keys, read.values)
+            self.lazy_initialization(keys, values)
+        assert self.keys is not None and self.values is not None
+        if rows > self.keys.shape[0] or length > self.keys.shape[2]:
+            self.keys, self.values = _grown(self.keys, rows, length), _grown(self.values, rows, length)
+
+    def fill(self, first: int, read: Any) -> None:
         batch, _, length, _ = read.keys.shape
         assert self.keys is not None and self.values is not None
         self.keys[first : first + batch, :, :length] = read.keys
@@ -310,7 +334,20 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.get_seq_length() + 1, 0
 
     def get_max_length(self) -> int:
-        return self._shape[1]
+        return self._longest
+
+
+def _doubled(need: int) -> int:
+    """The next power of two."""
+    return 1 << (need - 1).bit_length()
+
+
+def _grown(old: Tensor, rows: int, length: int) -> Tensor:
+    """A larger tensor of rows (R, H, T, D) that begins with the old one."""
+    had_rows, heads, had_length, width = old.shape
+    new = old.new_zeros(max(rows, had_rows), heads, max(length, had_length), width)
+    new[:had_rows, :, :had_length] = old
+    return new
 
 
 def sampler(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:

@@ -63,6 +63,11 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 
 
+def failure(message: str) -> dict[str, Any]:
+    """OpenAI's error body for what is the server's own fault."""
+    return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
+
+
 def event(data: dict[str, Any]) -> bytes:
     """One server-sent event."""
     return f"data: {json.dumps(data)}\n\n".encode()

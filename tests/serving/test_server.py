@@ -117,6 +117,12 @@ def test_a_stop_text_ends_the_completion_and_is_named(client: httpx.Client, keep
     assert reply["usage"]["completion_tokens"] < 24
 
 
+def test_a_stop_text_before_min_tokens_is_text_like_any_other(client: httpx.Client) -> None:
+    whole = complete(client, ignore_eos=True)["choices"][0]["text"]
+    [choice] = complete(client, ignore_eos=True, stop=whole[:2], min_tokens=24)["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (whole, "length")
+
+
 def test_a_stream_says_what_the_whole_reply_says(client: httpx.Client) -> None:
     whole = complete(client, stop="\n\n")
     chunks = stream(client, stop="\n\n", stream_options={"include_usage": True})
