@@ -118,8 +118,8 @@ def test_a_stop_text_ends_the_completion_and_is_named(client: httpx.Client, keep
 
 
 def test_a_stop_text_before_min_tokens_is_text_like_any_other(client: httpx.Client) -> None:
-    whole = complete(client, ignore_eos=True)["choices"][0]["text"]
-    [choice] = complete(client, ignore_eos=True, stop=whole[:2], min_tokens=24)["choices"]
+    whole = complete(client, min_tokens=24)["choices"][0]["text"]
+    [choice] = complete(client, stop=whole[:2], min_tokens=24)["choices"]
     assert (choice["text"], choice["finish_reason"]) == (whole, "length")
 
 
