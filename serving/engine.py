@@ -191,11 +191,11 @@ class Engine:
         job.written.append(token)
         if token in self._eos and not job.ignore_eos and len(job.written) > job.min_tokens:
             return self._end(job, job.scanner.flush(), "stop", None)
-        text = job.scanner.feed(self._new_text(job))
+        text = self._new_text(job)
+        if len(job.written) > job.min_tokens:  # before that, a stop text is text like any other
+            text = job.scanner.feed(text)
         if (stop := job.scanner.hit) is not None:
-            if len(job.written) > job.min_tokens:
-                return self._end(job, text + stop if job.keep_stop else text, "stop", stop)
-            text, job.scanner = text + stop, StopScanner(job.stops)  # too early: text like any other
+            return self._end(job, text + stop if job.keep_stop else text, "stop", stop)
         full = len(job.prompt) + len(job.written) >= self.max_model_len
         if len(job.written) >= job.max_tokens or full:
             return self._end(job, text + job.scanner.flush(), "length", None)
