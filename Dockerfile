@@ -28,7 +28,7 @@ COPY miniature/checkpoints miniature/checkpoints
 COPY examples examples
 RUN ln -s /traces traces
 ENV PATH=/opt/cord/bin:$PATH PYTHONUNBUFFERED=1
-USER cord
+USER 10001
 VOLUME /traces
 EXPOSE 4000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \

@@ -33,6 +33,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 teachers: install  ## train the embedded models anew (about half an hour on two cores)
 	$(BIN)/python -m miniature.train --out miniature/checkpoints
