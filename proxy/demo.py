@@ -20,6 +20,8 @@ from proxy.serve import server
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _START_S = 180.0
+_MISSING_S = 30.0
+"""How long a proxy that could begin waits for those that do not answer yet."""
 
 
 def demo(path: Path, problem: Path, *, once: bool, port: int | None) -> int:
@@ -55,14 +57,19 @@ def _read(problem: Path) -> dict[str, Any]:
 
 def _wait_until_ready(serving: uvicorn.Server, thread: threading.Thread, console: Console) -> str:
     """The server's URL, once its teachers and scorer have loaded."""
-    deadline = time.monotonic() + _START_S
+    began = time.monotonic()
+    ready_since: float | None = None
     with console.status("starting the teachers, the scorer and the proxy"):
-        while time.monotonic() < deadline and thread.is_alive():
+        while (now := time.monotonic()) < began + _START_S and thread.is_alive():
             if serving.started:
                 host, port = serving.servers[0].sockets[0].getsockname()[:2]
                 base_url = f"http://{host}:{port}"
-                states = httpx.get(f"{base_url}/ready").json()["components"].values()
-                if all(state["ok"] for state in states):
+                reply = httpx.get(f"{base_url}/ready")
+                missing = [state["name"] for state in reply.json()["components"].values() if not state["ok"]]
+                ready_since = None if reply.status_code != 200 else ready_since or now
+                if not missing or (ready_since is not None and now > ready_since + _MISSING_S):
+                    for name in missing:
+                        console.print(f"[red]{name} does not answer; the search goes on without it[/]")
                     return base_url
             time.sleep(0.1)
     raise ConfigError("", "the proxy did not become ready; run `cord check` to see why")
