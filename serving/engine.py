@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from serving.rows import Rows
 from serving.sampling import Sampler, draw
 from serving.stopping import StopScanner
 
@@ -81,7 +81,7 @@ class Engine:
         # A configuration may name an end token that the vocabulary does not have, or none.
         self._eos = frozenset(token for token in known if token is not None and token < config.vocab_size)
         self._model = model.eval()
-        self._slots = _Slots(config.num_hidden_layers, max_batch, self.max_model_len)
+        self._rows = Rows(config.num_hidden_layers, max_batch, self.max_model_len)
         self._max_batch = max_batch
         self._waiting: list[Job] = []
         self._running: list[Job] = []
@@ -128,7 +128,7 @@ class Engine:
                 for job in {*joining, *self._running}:
                     job.sink(Delta("", len(job.written), "error"))
                 self._running.clear()
-                self._slots.lengths.clear()
+                self._rows.lengths.clear()
 
     @torch.inference_mode()
     def _tick(self, joining: list[Job]) -> None:
@@ -167,23 +167,23 @@ class Engine:
             use_cache=True,
             logits_to_keep=ends,
         ).logits  # (B, ends, V)
-        self._slots.append(past, [len(job.prompt) for job in jobs])
+        self._rows.append(past, [len(job.prompt) for job in jobs])
         return logits[torch.arange(len(jobs), device=device), which].float()
 
     def _decode(self) -> Tensor:
         """Read everyone's last token (B, 1) on top of their rows; logits (B, V)."""
         device = self._model.device
         ids = torch.tensor([[job.written[-1]] for job in self._running], device=device)
-        positions, mask = self._slots.next(device)
-        self._slots.reserve()
+        positions, mask = self._rows.next(device)
+        self._rows.reserve()
         logits: Tensor = self._model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self._slots.cache,
+            past_key_values=self._rows.cache,
             use_cache=True,
         ).logits
-        self._slots.grow()
+        self._rows.grow()
         return logits[:, 0].float()
 
     def _write(self, job: Job, token: int) -> bool:
@@ -223,131 +223,9 @@ class Engine:
         """Free the rows of sequences that have ended; the last rows move into the gaps."""
         for job in jobs:
             row = self._running.index(job)
-            self._slots.remove(row)
+            self._rows.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()
-
-
-class _Slots:
-    """Rows of keys and values, (rows, heads, length, head_dim) a layer, and how full each row is.
-
-    Memory is taken as it is needed, doubling, so that a long context costs nothing before it is used.
-    """
-
-    def __init__(self, layers: int, rows: int, length: int) -> None:
-        self._rows, self._length = rows, length
-        self._layers = [_SlotLayer(length) for _ in range(layers)]
-        self.cache = Cache(layers=list(self._layers))
-        self.lengths: list[int] = []
-
-    def append(self, past: DynamicCache, lengths: Sequence[int]) -> None:
-        """Copy freshly read prompts into new rows."""
-        first = len(self.lengths)
-        self._reserve(first + len(lengths), max(lengths) + 1, past.layers)
-        for layer, read in zip(self._layers, past.layers, strict=True):
-            layer.fill(first, read)
-        self.lengths.extend(lengths)
-        self._tell()
-
-    def reserve(self) -> None:
-        """Make room for one more token in every row."""
-        self._reserve(len(self.lengths), max(self.lengths) + 1, self._layers)
-
-    def _reserve(self, rows: int, length: int, like: Sequence[Any]) -> None:
-        rows, length = min(_doubled(rows), self._rows), min(_doubled(length), self._length)
-        for layer, model in zip(self._layers, like, strict=True):
-            layer.reserve(rows, length, model.keys, model.values)
-
-    def next(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Positions (B, 1) of the tokens about to be read, and their attention mask (B, 1, 1, T), true where seen."""
-        lengths = torch.tensor(self.lengths, device=device)
-        mask = torch.arange(max(self.lengths) + 1, device=device)[None] <= lengths[:, None]
-        return lengths[:, None], mask[:, None, None]
-
-    def grow(self) -> None:
-        """Every row has taken one token."""
-        self.lengths = [length + 1 for length in self.lengths]
-        self._tell()
-
-    def remove(self, row: int) -> None:
-        """Drop a row; the last one takes its place."""
-        last = len(self.lengths) - 1
-        if row != last:
-            for layer in self._layers:
-                layer.move(last, row, self.lengths[last])
-            self.lengths[row] = self.lengths[last]
-        self.lengths.pop()
-        self._tell()
-
-    def _tell(self) -> None:
-        for layer in self._layers:
-            layer.lengths = self.lengths
-
-
-class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's rows, in the shape transformers asks a cache layer to have."""
-
-    def __init__(self, longest: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._longest = longest
-        self.lengths: list[int] = []
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys = key_states.new_zeros(0, key_states.shape[1], 0, key_states.shape[3])
-        self.values = value_states.new_zeros(0, value_states.shape[1], 0, value_states.shape[3])
-        self.is_initialized = True
-
-    def reserve(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
-        """Have at least this many rows of this length; `keys` and `values` tell heads, width and type."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        assert self.keys is not None and self.values is not None
-        if rows > self.keys.shape[0] or length > self.keys.shape[2]:
-            self.keys, self.values = _grown(self.keys, rows, length), _grown(self.values, rows, length)
-
-    def fill(self, first: int, read: Any) -> None:
-        batch, _, length, _ = read.keys.shape
-        assert self.keys is not None and self.values is not None
-        self.keys[first : first + batch, :, :length] = read.keys
-        self.values[first : first + batch, :, :length] = read.values
-
-    def move(self, source: int, target: int, length: int) -> None:
-        assert self.keys is not None and self.values is not None
-        self.keys[target, :, :length] = self.keys[source, :, :length]
-        self.values[target, :, :length] = self.values[source, :, :length]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write one token a row, (B, H, 1, D), where each row ends; the filled part of all rows."""
-        assert self.keys is not None and self.values is not None
-        batch = len(self.lengths)
-        rows = torch.arange(batch, device=key_states.device)
-        ends = torch.tensor(self.lengths, device=key_states.device)
-        self.keys[rows, :, ends] = key_states[:, :, 0]
-        self.values[rows, :, ends] = value_states[:, :, 0]
-        filled = max(self.lengths) + 1
-        return self.keys[:batch, :, :filled], self.values[:batch, :, :filled]
-
-    def get_seq_length(self, *args: Any) -> int:
-        return max(self.lengths, default=0)
-
-    def get_mask_sizes(self, *args: Any) -> tuple[int, int]:
-        return self.get_seq_length() + 1, 0
-
-    def get_max_length(self) -> int:
-        return self._longest
-
-
-def _doubled(need: int) -> int:
-    """The next power of two."""
-    return 1 << (need - 1).bit_length()
-
-
-def _grown(old: Tensor, rows: int, length: int) -> Tensor:
-    """A larger tensor of rows (R, H, T, D) that begins with the old one."""
-    had_rows, heads, had_length, width = old.shape
-    new = old.new_zeros(max(rows, had_rows), heads, max(length, had_length), width)
-    new[:had_rows, :, :had_length] = old
-    return new
 
 
 def sampler(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:
