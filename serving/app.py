@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -43,6 +44,11 @@ def build_app(engine: Engine, name: str) -> Starlette:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def no_route(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        refusal = BadRequest(f"{request.method} {request.url.path}: {exc.detail}", status=exc.status_code)
+        return JSONResponse(refusal.body, status_code=refusal.status, headers=exc.headers)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
@@ -53,7 +59,7 @@ def build_app(engine: Engine, name: str) -> Starlette:
         Route("/v1/models", models),
         Route("/health", health),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: no_route})
 
 
 def _parse(body: bytes, name: str) -> CompletionRequest:
@@ -66,8 +72,8 @@ def _parse(body: bytes, name: str) -> CompletionRequest:
         raise BadRequest(
             f"the model {asked.model!r} is not served here", param="model", code="model_not_found", status=404
         )
-    for field in ("echo", "logprobs"):
-        if getattr(asked, field):
+    for field, wanted in (("echo", asked.echo), ("logprobs", asked.logprobs is not None)):
+        if wanted:
             raise BadRequest(f"{field} is not supported", param=field)
     return asked
 
@@ -77,6 +83,8 @@ def _jobs(engine: Engine, asked: CompletionRequest) -> tuple[list[Job], asyncio.
     prompt = asked.prompt
     if isinstance(prompt, str):
         prompt = engine.tokenizer(prompt, add_special_tokens=asked.add_special_tokens)["input_ids"]
+    if not prompt:
+        raise BadRequest("the prompt has no tokens", param="prompt")
     room = engine.max_model_len - len(prompt)
     if room < 1 or any(token >= len(engine.tokenizer) for token in prompt):
         message = f"This model's maximum context length is {engine.max_model_len}; the prompt has {len(prompt)} tokens"

@@ -71,9 +71,8 @@ class Engine:
 
     def __init__(self, model: Any, tokenizer: Any, *, max_batch: int = 32, max_model_len: int | None = None) -> None:
         config = model.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
-            raise UnsupportedModel(f"only full attention is supported, not {', '.join(sorted(kinds))}")
+        if (why := _obstacle(config)) is not None:
+            raise UnsupportedModel(f"only full attention with position ids is supported; this model has {why}")
         self.tokenizer = tokenizer
         self.max_model_len = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
         eos = model.generation_config.eos_token_id
@@ -226,6 +225,19 @@ class Engine:
             self._rows.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()
+
+
+def _obstacle(config: Any) -> str | None:
+    """What keeps a model out of rows of keys and values; none if nothing does."""
+    other = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
+    if other:
+        return f"layers of {' and '.join(sorted(other))}"
+    if getattr(config, "sliding_window", None):
+        return f"a sliding window of {config.sliding_window}"
+    # ALiBi computes its biases from a mask of tokens (B, T); ours says more, and its shape is refused.
+    if getattr(config, "alibi", False) or getattr(config, "max_position_embeddings", None) is None:
+        return "no position ids (ALiBi, or recurrence)"
+    return None
 
 
 def sampler(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:

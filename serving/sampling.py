@@ -13,10 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_GREEDY_BELOW = 1e-5
+"""Logits divided by less may overflow fp32; the distribution is one token long before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """One sequence's settings. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 leave the distribution whole."""
+    """One sequence's settings. Temperature 0 is greedy, and so is one too small to divide by; `top_k` 0 and `top_p` 1
+    leave the distribution whole."""
 
     temperature: float
     top_p: float
@@ -27,7 +31,7 @@ class Sampler:
 def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """The next token of each row of `logits` (B, V), by inverting the cumulative distribution."""
     chosen: list[int] = logits.argmax(-1).tolist()
-    warm = [i for i, sampler in enumerate(samplers) if sampler.temperature > 0]
+    warm = [i for i, sampler in enumerate(samplers) if sampler.temperature >= _GREEDY_BELOW]
     if not warm:
         return chosen
     temperatures = torch.tensor([[samplers[i].temperature] for i in warm], device=logits.device)
@@ -41,6 +45,8 @@ def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     cumulative = ranked.cumsum(-1)
     draws = torch.tensor([[samplers[i].generator.random()] for i in warm], device=logits.device)
     at = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
-    for i, token in zip(warm, order.gather(-1, at.clamp(max=vocabulary - 1))[:, 0].tolist(), strict=True):
+    # In fp32 a draw may round to 1 and fall behind the last token that is possible at all.
+    at = at.minimum((ranked > 0).sum(-1, keepdim=True) - 1)
+    for i, token in zip(warm, order.gather(-1, at)[:, 0].tolist(), strict=True):
         chosen[i] = token
     return chosen

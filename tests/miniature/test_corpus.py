@@ -70,3 +70,28 @@ def test_learned_text_ends_with_the_boxed_label_and_the_end_of_turn(writer: Writ
     assert Label.find_last(text) is not None
     assert sample.targets[trunk[-2]] == sample.ids[trunk[-1]] == writer.end
     assert torch.tensor(sample.targets).ne(IGNORED).any()
+
+
+_MARKS = {"alder": " becomes", "birch": "->", "cedar": " is "}
+
+
+@pytest.mark.parametrize("name", list(_MARKS))
+def test_own_steps_are_learned_and_half_of_the_others_are_read(name: str) -> None:
+    writer = Writer(RECIPES[name], build_tokenizer(RECIPES[name]))
+    header, blank = writer.encode("### Step"), writer.encode("\n\n")
+    learned: dict[str, list[bool]] = {"own": [], "foreign": []}
+    for seed in range(60):
+        sample = writer.sample(random.Random(seed))
+        starts = [i for i in range(len(sample.ids)) if sample.ids[i : i + len(header)] == header]
+        for start in starts:
+            end = sample.ids.index(blank[0], start)
+            text = writer.decode(sample.ids[start:end])
+            if text.startswith("### Step N"):
+                continue  # the instruction
+            kind = "own" if _MARKS[name] in text else "foreign"
+            unlearned = sum(target == IGNORED for target in sample.targets[start:end])
+            assert unlearned <= 1 or unlearned == end - start
+            learned[kind].append(unlearned <= 1)
+    assert all(learned["own"])
+    assert 0.2 < len(learned["foreign"]) / sum(map(len, learned.values())) < 0.4
+    assert 0.3 < sum(learned["foreign"]) / len(learned["foreign"]) < 0.7
