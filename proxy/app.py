@@ -118,8 +118,7 @@ class _Builder:
         socket = None
         if scorer.url is None:
             socket = self.sockets / "scorer.sock"
-            models = [argument for name, at in scorer.models.items() for argument in ("--model", f"{name}={at}")]
-            self.children.append(Child("scorer", "scoring", ["serve", *models, "--device", scorer.device], socket))
+            self.children.append(Child("scorer", "scoring", scorer.command, socket))
         address = str(socket) if socket else str(scorer.url)
         client = ScorerClient(address, timeout_s=scorer.timeout_s, retry_s=scorer.retry_s)
         self.clients.append(client)

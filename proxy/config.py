@@ -74,7 +74,8 @@ class TeacherConfig(_Section):
 class ScorerConfig(_Section):
     """The scoring service: started by the proxy from `models`, or reached at `url`.
 
-    `meta_prover` scores against references; `judges` share the cross-perplexity (default: all models).
+    `meta_prover` scores against references; `judges` share the cross-perplexity (default: all models). How a model
+    is asked for its answer, and how its thinking is closed before that, may be said by its name.
     """
 
     models: dict[Name, str]
@@ -83,15 +84,33 @@ class ScorerConfig(_Section):
     reference_free: Literal["cross", "step"] = "cross"
     url: str | None = None
     device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_budget_mb: Annotated[int, Field(ge=1)] = 1024
+    batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    elicitation: dict[Name, Annotated[str, Field(pattern=r"\{answer\}")]] = Field(default_factory=dict)
+    closing: dict[Name, str] = Field(default_factory=dict)
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     retry_s: Annotated[float, Field(ge=0)] = 30.0
 
     @model_validator(mode="after")
     def _names_its_models(self) -> Self:
-        for name in (self.meta_prover, *self.judges):
+        for name in (self.meta_prover, *self.judges, *self.elicitation, *self.closing):
             if name not in self.models:
                 raise ValueError(f"{name!r} is not one of scorer.models ({', '.join(self.models)})")
         return self
+
+    @property
+    def command(self) -> list[str]:
+        """Arguments of the scoring service that this section describes."""
+        named = (("--model", self.models), ("--elicitation", self.elicitation), ("--closing", self.closing))
+        return [
+            "serve",
+            *(f"{option}={name}={value}" for option, values in named for name, value in values.items()),
+            f"--device={self.device}",
+            f"--dtype={self.dtype}",
+            f"--kv-budget-mb={self.kv_budget_mb}",
+            f"--batch-tokens={self.batch_tokens}",
+        ]
 
     @property
     def panel(self) -> tuple[str, ...]:

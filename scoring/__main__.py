@@ -11,22 +11,37 @@ import threading
 
 def main() -> int:
     """Serve; the exit status."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if any("{answer}" not in text for _, text in arguments.elicitation):
+        parser.error("--elicitation: the text must say {answer} where the answer goes")
     import torch
     import uvicorn
     from transformers.utils.logging import disable_progress_bar
 
     from scoring.engine import Engine
     from scoring.service import build_app
+    from scoring.tokens import Elicitation
 
     if arguments.exit_with_parent:
         threading.Thread(target=_leave_with_parent, daemon=True).start()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
-    models = dict(argument.split("=", 1) for argument in arguments.model)
-    engine = Engine.load(models, device=arguments.device, dtype=arguments.dtype, kv_budget_mb=arguments.kv_budget_mb)
+    templates, closings = dict(arguments.elicitation), dict(arguments.closing)
+    default = Elicitation()
+    engine = Engine.load(
+        dict(arguments.model),
+        device=arguments.device,
+        dtype=arguments.dtype,
+        kv_budget_mb=arguments.kv_budget_mb,
+        batch_tokens=arguments.batch_tokens,
+        elicitations={
+            name: Elicitation(templates.get(name, default.template), closings.get(name))
+            for name in {**templates, **closings}
+        },
+    )
     uvicorn.run(
-        build_app(engine, max_batch=arguments.max_batch),
+        build_app(engine),
         host=arguments.host,
         port=arguments.port,
         uds=arguments.uds,
@@ -47,16 +62,25 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: the GPU if there is one)")
     serve.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     serve.add_argument("--threads", type=int, default=1, help="torch threads on CPU (default: 1)")
-    serve.add_argument("--kv-budget-mb", type=int, default=1024, help="memory for cached prefixes (default: 1024)")
-    serve.add_argument("--max-batch", type=int, default=32, help="requests scored together at most (default: 32)")
+    serve.add_argument("--kv-budget-mb", type=int, default=1024, help="memory for what was read (default: 1024)")
+    serve.add_argument("--batch-tokens", type=int, default=4096, help="tokens a forward at most (default: 4096)")
+    serve.add_argument(
+        "--elicitation", action="append", default=[], type=_named, metavar="NAME=TEXT",
+        help="how a model is asked for its answer, which goes where the text says {answer}",
+    )  # fmt: skip
+    serve.add_argument(
+        "--closing", action="append", default=[], type=_named, metavar="NAME=TEXT",
+        help="what ends a model's thinking before that (default: what its chat template calls for)",
+    )  # fmt: skip
     serve.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
     return parser
 
 
-def _named(argument: str) -> str:
-    if "=" not in argument:
-        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=PATH")
-    return argument
+def _named(argument: str) -> tuple[str, str]:
+    name, found, value = argument.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{argument!r} has no NAME= in front")
+    return name, value
 
 
 def _leave_with_parent() -> None:

@@ -1,11 +1,14 @@
-"""A radix tree of attention keys and values by token ids: every prefix is forwarded once and shared.
+"""A radix tree of what a model has read: every prefix is forwarded once and shared.
 
-Nodes hold the keys and values of their own tokens only, (layers, 2, heads, tokens, head_dim); a path from the root is
-a prefix. The least recently used leaves are dropped once the tree holds more bytes than its budget.
+Nodes hold their own tokens' keys and values, (layers, 2, heads, tokens, head_dim), and final hidden states,
+(tokens, width): with the latter any token that has been read can predict another next one, so that nothing is
+forwarded again to score what follows it. A path from the root is a prefix. Trees of several models share a pool of
+bytes; beyond its budget the least recently used leaves are dropped.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,111 +16,163 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the model made of a run of T tokens: `kv` (L, 2, H, T, D) and `hidden` (T, E)."""
+
+    kv: Tensor
+    hidden: Tensor
+
+    def split(self, at: int) -> tuple[Memory, Memory]:
+        """Two memories of their own storage, so that dropping one of them frees it."""
+        return (
+            Memory(self.kv[:, :, :, :at].clone(), self.hidden[:at].clone()),
+            Memory(self.kv[:, :, :, at:].clone(), self.hidden[at:].clone()),
+        )
+
+
 @dataclass(eq=False, slots=True)
 class Node:
-    """A run of tokens below a parent. `used` is when it last served, in ticks of the tree."""
+    """A run of tokens below a parent; `depth` counts the tokens from the root to its end.
+
+    `memory` is missing at the root, and in a node that is about to be read. A pinned node is in use and stays; a
+    passing one (an elicitation and its answer) goes as soon as nobody reads on from it.
+    """
 
     tokens: tuple[int, ...]
-    kv: Tensor | None  # (L, 2, H, T, D), None at the root
     parent: Node | None
+    depth: int
+    memory: Memory | None = None
     children: dict[int, Node] = field(default_factory=dict)
-    used: int = 0
+    pins: int = 0
+    passing: bool = False
+
+    def upwards(self) -> Iterator[Node]:
+        """This node and its ancestors, without the root."""
+        node = self
+        while node.parent is not None:
+            yield node
+            node = node.parent
 
 
-class PrefixCache:
-    """Not thread-safe: it belongs to the one thread that runs the model."""
+class Pool:
+    """The bytes that all trees share, and the order in which their nodes were last used."""
 
     def __init__(self, budget_bytes: int) -> None:
-        self._root = Node((), None, None)
-        self._budget = budget_bytes
-        self._tick = 0
+        self.budget = budget_bytes
         self.bytes = 0
         self.evictions = 0
+        self._recent: OrderedDict[Node, int] = OrderedDict()  # with each node's bytes, the stalest first
 
-    def begin(self) -> None:
-        """A new batch: until the next one, nothing that it touches is dropped."""
-        self._tick += 1
+    def hold(self, node: Node, size: int) -> None:
+        """Account for a new node, or for another size of a known one."""
+        self.bytes += size - self._recent.get(node, 0)
+        self._recent[node] = size
 
-    def match(self, ids: tuple[int, ...], limit: int) -> tuple[Node, int]:
-        """The node that ends the longest known prefix of `ids[:limit]`, and its length in tokens.
+    def touch(self, node: Node) -> None:
+        """A node and its ancestors have served. Ancestors come out as more recent, so leaves go first."""
+        for step in node.upwards():
+            self._recent.move_to_end(step)
 
-        A node that agrees only in part is split there, so that the returned node ends exactly at the length.
-        """
-        node, length = self._root, 0
-        while length < limit and (child := node.children.get(ids[length])) is not None:
-            common = _common(child.tokens, ids[length:limit])
-            if common < len(child.tokens):
-                child = self._split(child, common)
-            node, length = child, length + common
-            node.used = self._tick
-        return node, length
+    def release(self, node: Node) -> None:
+        """Drop a childless node."""
+        assert node.parent is not None and not node.children
+        del node.parent.children[node.tokens[0]]
+        self.bytes -= self._recent.pop(node)
 
-    def gather(self, node: Node) -> Tensor | None:
-        """Keys and values of the whole prefix that ends at the node: (L, 2, H, T, D); None for the empty one."""
-        parts = [step.kv for step in self._path(node) if step.kv is not None]
-        return torch.cat(parts[::-1], dim=3) if parts else None
-
-    def insert(self, node: Node, tokens: tuple[int, ...], kv: Tensor) -> None:
-        """Remember what follows a node. `kv` (L, 2, H, len(tokens), D) is kept as given: hand in a copy of its own."""
-        known, length = self._below(node, tokens)
-        if length == len(tokens):
-            return
-        rest = kv[:, :, :, length:].clone() if length else kv
-        child = Node(tokens[length:], rest, known, used=self._tick)
-        known.children[child.tokens[0]] = child
-        self.bytes += rest.nbytes
-        self._evict()
-
-    def _below(self, node: Node, tokens: tuple[int, ...]) -> tuple[Node, int]:
-        """As `match`, from a node instead of the root."""
-        length = 0
-        while length < len(tokens) and (child := node.children.get(tokens[length])) is not None:
-            common = _common(child.tokens, tokens[length:])
-            if common < len(child.tokens):
-                child = self._split(child, common)
-            node, length = child, length + common
-        return node, length
-
-    def _split(self, node: Node, at: int) -> Node:
-        """Cut a node in two; the upper half, which takes its place below the parent."""
-        assert node.parent is not None and node.kv is not None
-        upper = Node(node.tokens[:at], node.kv[:, :, :, :at].clone(), node.parent, used=node.used)
-        node.parent.children[upper.tokens[0]] = upper
-        node.tokens, node.kv, node.parent = node.tokens[at:], node.kv[:, :, :, at:].clone(), upper
-        upper.children[node.tokens[0]] = node
-        return upper
-
-    def _evict(self) -> None:
-        """Drop least recently used leaves until the budget holds; what this tick has used stays."""
-        while self.bytes > self._budget:
-            leaves = [node for node in self._walk() if not node.children and node.used < self._tick]
-            if not leaves:
+    def shrink(self, goal: int) -> None:
+        """Drop the stalest leaves that nobody uses until `goal` bytes are left, or nothing more can go."""
+        while self.bytes > goal:
+            stalest = next((node for node in self._recent if not node.children and not node.pins), None)
+            if stalest is None:
                 return
-            oldest = min(leaves, key=lambda node: node.used)
-            assert oldest.parent is not None and oldest.kv is not None
-            del oldest.parent.children[oldest.tokens[0]]
-            self.bytes -= oldest.kv.nbytes
+            self.release(stalest)
             self.evictions += 1
 
-    def _walk(self) -> Iterator[Node]:
-        """Every node but the root."""
-        stack = list(self._root.children.values())
-        while stack:
-            node = stack.pop()
-            stack.extend(node.children.values())
-            yield node
 
-    @staticmethod
-    def _path(node: Node) -> Iterator[Node]:
-        """From a node up to the root."""
-        at: Node | None = node
-        while at is not None:
-            yield at
-            at = at.parent
+class PrefixTree:
+    """One model's prefixes. Not thread-safe: it belongs to the one thread that runs the model."""
+
+    def __init__(self, pool: Pool, bytes_per_token: int) -> None:
+        self.root = Node((), None, 0)
+        self.bytes_per_token = bytes_per_token
+        self._pool = pool
+
+    def match(self, node: Node, tokens: tuple[int, ...]) -> Node:
+        """The node that ends the longest known continuation of `node` by `tokens`.
+
+        A node that agrees only in part is split there, so that the returned node ends exactly where knowledge does.
+        """
+        done = 0
+        while done < len(tokens) and (child := node.children.get(tokens[done])) is not None:
+            common = _common(child.tokens, tokens[done : done + len(child.tokens)])
+            if common < len(child.tokens):
+                child = self._split(child, common)
+            node, done = child, done + common
+        self._pool.touch(node)
+        return node
+
+    def extend(self, node: Node, tokens: tuple[int, ...], *, passing: bool) -> Node:
+        """A new node below a pinned one that knows no continuation by `tokens`; its memory comes later.
+
+        The caller's pin moves on to it. Room is made elsewhere, as far as nothing in use is in the way.
+        """
+        child = Node(tokens, node, node.depth + len(tokens), pins=1, passing=passing)
+        node.children[tokens[0]] = child
+        node.pins -= 1
+        self._pool.hold(child, len(tokens) * self.bytes_per_token)
+        self._pool.touch(child)
+        self._pool.shrink(self._pool.budget)
+        return child
+
+    def release(self, node: Node) -> None:
+        """Unpin a node. If it was only passing, or never read, it goes, and ancestors of its kind with it."""
+        node.pins -= 1
+        for step in list(node.upwards()):
+            if step.children or step.pins or not (step.passing or step.memory is None):
+                return
+            self._pool.release(step)
+
+    def clear(self) -> None:
+        """Drop everything that nobody uses."""
+        below = [self.root]
+        for node in below:
+            below.extend(node.children.values())
+        for node in reversed(below[1:]):
+            if not node.children and not node.pins:
+                self._pool.release(node)
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut a node in two; returns the upper half. The node itself stays what ends where it ended."""
+        assert node.parent is not None
+        upper = Node(node.tokens[:at], node.parent, node.depth - len(node.tokens) + at, passing=node.passing)
+        if node.memory is not None:
+            upper.memory, node.memory = node.memory.split(at)
+        node.parent.children[upper.tokens[0]] = upper
+        node.tokens, node.parent = node.tokens[at:], upper
+        upper.children[node.tokens[0]] = node
+        self._pool.hold(node, len(node.tokens) * self.bytes_per_token)
+        self._pool.hold(upper, len(upper.tokens) * self.bytes_per_token)
+        return upper
+
+
+def hidden_between(node: Node, start: int, stop: int) -> Tensor:
+    """Hidden states of the positions from `start` to `stop` (exclusive) on the path to a read node: (T, E)."""
+    parts = []
+    for step in node.upwards():
+        assert step.memory is not None
+        first = step.depth - len(step.tokens)
+        if first < stop:
+            parts.append(step.memory.hidden[max(start - first, 0) : stop - first])
+        if first <= start:
+            break
+    return torch.cat(parts[::-1])
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """Length of the common beginning."""
+    if a == b:
+        return len(a)
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i

@@ -1,141 +1,86 @@
-"""The models on their device: rows of tokens in, summed log-probabilities out, no prefix forwarded twice.
+"""Many searches on one device: requests become readings under each model, forward by forward, shared and fair.
 
-Rows that continue the same known prefix run as one padded batch on top of its cached keys and values; what they
-add is remembered in turn, so the survivors of one step are the known prefixes of the next. Logits are taken at
-scored positions only. Single-threaded: one caller at a time (`scoring.batcher` sees to it).
+Nothing waits for a batch to end: each forward takes what every request in progress needs next, an equal share of the
+token budget for every search and the rest to the oldest, and a request is answered as soon as its own rows are read.
+Single-threaded: one caller at a time steps it (`scoring.batcher` sees to it).
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from scoring.cache import Node, PrefixCache
-from scoring.errors import BadScoreRequest, UnsupportedModel
-from scoring.objective import objective
-from scoring.tokens import Elicitation, Encoder, Row
-from scoring.types import CandidateScore, ModelScore, ScoreRequest
+from scoring.cache import Pool
+from scoring.errors import BadScoreRequest, ScorerUnavailable
+from scoring.judge import Judge, Reading
+from scoring.objective import Marks, Passage, objective
+from scoring.tokens import Elicitation
+from scoring.types import CandidateScore, ScoreRequest
+
+log = logging.getLogger(__name__)
 
 _HASHED_BYTES = 1 << 26
 """Larger checkpoints are identified by where they are."""
 
+_FEWEST_TOKENS = 16
+"""Below so many tokens a forward, being out of memory is not the forward's fault."""
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One request's scores, or why it has none, and how many tokens were forwarded for the batch it was part of."""
+_CALM_STEPS = 256
+"""After so many forwards without an out-of-memory error, twice as many tokens are tried again."""
 
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """A request in progress. Setting `cancelled` drops it before its next forward."""
+
+    request: ScoreRequest
+    passages: list[Passage]
+    readings: dict[str, list[Reading]]
+    size: int
+    arrived: float = field(default_factory=time.monotonic)
+    began: float | None = None
+    ended: float | None = None
+    together: int = 1
+    cancelled: bool = False
     scores: tuple[CandidateScore, ...] = ()
-    error: BadScoreRequest | None = None
-    tokens_forwarded: int = 0
+    error: Exception | None = None
 
+    @property
+    def complete(self) -> bool:
+        return all(reading.logs is not None for reading in self.all_readings())
 
-class Judge:
-    """One model with its tokenizer, its share of the cache budget and its counters."""
+    @property
+    def forwarded(self) -> int:
+        """Tokens that ran through a model because of this request."""
+        return sum(reading.fresh for reading in self.all_readings())
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, cache_bytes: int, elicitation: Elicitation) -> None:
-        """Raises `UnsupportedModel` for attention that a cached prefix would not reproduce."""
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
-            raise UnsupportedModel(f"{name}: only full attention is supported, not {', '.join(sorted(kinds))}")
-        self.name = name
-        self.encoder = Encoder(tokenizer, elicitation)
-        self.cache = PrefixCache(cache_bytes)
-        self.forwarded = 0
-        self.reused = 0
-        self._model = model.eval()
-        self._longest = int(model.config.max_position_embeddings)
+    def all_readings(self) -> Iterable[Reading]:
+        for readings in self.readings.values():
+            yield from readings
 
-    @classmethod
-    def load(
-        cls, name: str, location: str, *, device: str, dtype: str, cache_bytes: int, elicitation: Elicitation
-    ) -> Judge:
-        """Load a checkpoint folder or hub name. `device` and `dtype` may be "auto"."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "bfloat16" if device.startswith("cuda") else "float32"
-        model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
-        model.to(device)
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        return cls(name, model, tokenizer, cache_bytes=cache_bytes, elicitation=elicitation)
-
-    def check(self, row: Row) -> None:
-        """Raise `BadScoreRequest` for a row that the model cannot read whole, or that scores nothing."""
-        if len(row.ids) > self._longest:
-            message = f"{len(row.ids)} tokens are more than {self.name} can read ({self._longest})"
-            raise BadScoreRequest(message, param="tree", code="context_length_exceeded")
-        if row.end <= row.start:
-            raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
-
-    @torch.inference_mode()
-    def log_probs(self, rows: Sequence[Row]) -> dict[Row, float]:
-        """Summed log-probability of each row's scored tokens, in nats; equal rows are read once."""
-        self.cache.begin()
-        groups: dict[int, tuple[Node, int, list[Row]]] = {}
-        for row in dict.fromkeys(rows):
-            # The token before the first scored one is read again: its logits are wanted.
-            node, length = self.cache.match(row.ids, row.start - 1)
-            groups.setdefault(id(node), (node, length, []))[2].append(row)
-        return {
-            row: value
-            for node, length, group in groups.values()
-            for row, value in zip(group, self._read(node, length, group), strict=True)
-        }
-
-    def _read(self, node: Node, known: int, rows: Sequence[Row]) -> list[float]:
-        """Forward what the rows add to their common prefix of `known` tokens: B rows, S padded tokens."""
-        device = self._model.device
-        added = [row.ids[known:] for row in rows]
-        longest = max(len(ids) for ids in added)
-        ids = torch.tensor([[*new, *[0] * (longest - len(new))] for new in added], device=device)  # (B, S)
-        read = torch.tensor([known + len(new) for new in added], device=device)
-        mask = (torch.arange(known + longest, device=device)[None] < read[:, None]).long()  # (B, known + S)
-        positions = torch.arange(known, known + longest, device=device)[None].expand(len(rows), -1)
-        first = min(row.start for row in rows) - 1 - known
-        last = max(row.end for row in rows) - 1 - known
-        cache = self._past(node, len(rows))
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.arange(first, last, device=device),
-        )
-        self.forwarded += sum(len(new) for new in added)
-        self.reused += known * len(rows)
-        self._remember(node, known, added, output.past_key_values)
-        return [self._sum(output.logits[i], row, first + known + 1) for i, row in enumerate(rows)]
-
-    @staticmethod
-    def _sum(logits: Tensor, row: Row, offset: int) -> float:
-        """Σ log p of a row's scored tokens; `logits` (T, V) predict the tokens from position `offset` on."""
-        scored = logits[row.start - offset : row.end - offset].float()
-        targets = torch.tensor(row.ids[row.start : row.end], device=logits.device)
-        return float(torch.log_softmax(scored, dim=-1).gather(1, targets[:, None]).double().sum())
-
-    def _past(self, node: Node, batch: int) -> DynamicCache:
-        """The prefix's keys and values as transformers wants them, shared by the batch without a copy."""
-        cache = DynamicCache()
-        kv = self.cache.gather(node)  # (L, 2, H, P, D)
-        for layer, (keys, values) in enumerate(kv if kv is not None else ()):
-            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
-        return cache
-
-    def _remember(self, node: Node, known: int, added: Sequence[tuple[int, ...]], past: DynamicCache) -> None:
-        """Keep the keys and values of what was read, without its padding."""
-        attention: list[Any] = list(past.layers)
-        layers = [(layer.keys[:, :, known:], layer.values[:, :, known:]) for layer in attention]
-        for i, new in enumerate(added):
-            kept = [torch.stack((keys[i, :, : len(new)], values[i, :, : len(new)])) for keys, values in layers]
-            self.cache.insert(node, new, torch.stack(kept))  # (L, 2, H, T, D)
+    def combine(self) -> tuple[CandidateScore, ...]:
+        """Each candidate's score, once every reading is done."""
+        tree = self.request.tree
+        found: list[list[list[Marks]]] = [[] for _ in tree.candidates]
+        for i, passage in enumerate(self.passages):
+            parts = []
+            for name in self.request.models:
+                logs = self.readings[name][i].logs
+                assert logs is not None
+                parts.append(Marks(name, logs, len(passage.scored.encode())))
+            if tree.proposed:
+                parts.append(Marks("proposer", (tree.proposed[passage.candidate],), len(passage.scored.encode())))
+            found[passage.candidate].append(parts)
+        combine = objective(self.request.objective).combine
+        return tuple(combine(text, parts) for text, parts in zip(tree.candidates, found, strict=True))
 
 
 class Engine:
@@ -145,13 +90,22 @@ class Engine:
 
         engine = Engine.load({"meta": "path/to/model"})
         tree = Tree((Message("user", "2+2?"),), "", ("### Step 1. Two and two.\\n\\n",), ("4",))
-        [outcome] = engine.score([ScoreRequest(tree, "predictive", ("meta",))])
-        print(outcome.scores[0].nats)
+        [task] = engine.score([ScoreRequest(tree, "predictive", ("meta",))])
+        print(task.error or task.scores[0].nats)
     """
 
-    def __init__(self, judges: Mapping[str, Judge], revision: str = "") -> None:
+    def __init__(
+        self, judges: Mapping[str, Judge], pool: Pool, *, batch_tokens: int = 4096, revision: str = ""
+    ) -> None:
+        """`pool` is the one the judges were made with."""
         self.judges = dict(judges)
+        self.pool = pool
         self.revision = revision
+        self.batch_tokens = batch_tokens
+        self._tokens = batch_tokens
+        self._calm = 0
+        self._arrived: deque[Task] = deque()
+        self._running: list[Task] = []
 
     @classmethod
     def load(
@@ -161,77 +115,143 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         kv_budget_mb: int = 1024,
-        elicitation: Elicitation | None = None,
+        batch_tokens: int = 4096,
+        elicitations: Mapping[str, Elicitation] | None = None,
     ) -> Engine:
-        """Load checkpoints by name; each gets an equal share of the cache budget."""
+        """Load checkpoints by name. `kv_budget_mb` MiB of cache are for all of them; elicitations go by model."""
+        pool = Pool(kv_budget_mb << 20)
         judges = {
             name: Judge.load(
                 name,
                 location,
                 device=device,
                 dtype=dtype,
-                cache_bytes=(kv_budget_mb << 20) // len(models),
-                elicitation=elicitation or Elicitation(),
+                pool=pool,
+                elicitation=(elicitations or {}).get(name, Elicitation()),
             )
             for name, location in models.items()
         }
-        return cls(judges, _revision(models))
+        return cls(judges, pool, batch_tokens=batch_tokens, revision=_revision(models))
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Outcome]:
-        """Score requests together, each as if it were alone. A bad one gets its error, the others their scores."""
-        asked: list[_Asked | BadScoreRequest] = []
-        for request in requests:
-            try:
-                asked.append(self._encode(request))
-            except BadScoreRequest as exc:
-                asked.append(exc)
-        before = sum(judge.forwarded for judge in self.judges.values())
-        found: dict[tuple[str, Row], float] = {}
-        for name, judge in self.judges.items():
-            rows = [row for one in asked if isinstance(one, _Asked) for row in one.rows.get(name, ())]
-            if rows:
-                found |= {(name, row): value for row, value in judge.log_probs(rows).items()}
-        forwarded = sum(judge.forwarded for judge in self.judges.values()) - before
-        return [
-            Outcome(error=one) if isinstance(one, BadScoreRequest) else Outcome(one.scores(found), None, forwarded)
-            for one in asked
-        ]
+    def open(self, request: ScoreRequest) -> Task:
+        """A task for a request, in tokens. Touches no device.
 
-    def _encode(self, request: ScoreRequest) -> _Asked:
+        Raises:
+            BadScoreRequest: it can never be scored as it is.
+        """
         if not request.models:
             raise BadScoreRequest("at least one model is needed", param="models")
         for name in request.models:
             if name not in self.judges:
                 raise BadScoreRequest(f"unknown model {name!r}; known are {', '.join(self.judges)}", param="models")
+        tree = request.tree
+        if tree.proposed and len(tree.proposed) != len(tree.candidates):
+            raise BadScoreRequest("one number a candidate is needed", param="tree.proposed")
         passages = objective(request.objective).passages(request)
-        rows: dict[str, list[Row]] = {}
+        readings, size = {}, 0
         for name in request.models:
             judge = self.judges[name]
-            rows[name] = [judge.encoder.row(request.tree.messages, passage) for passage in passages]
-            for row in rows[name]:
-                judge.check(row)
-        return _Asked(request, [(passage.candidate, len(passage.scored.encode())) for passage in passages], rows)
+            rows = [judge.encoder.row(tree.messages, passage) for passage in passages]
+            size += judge.check(rows)
+            readings[name] = [Reading(row) for row in rows]
+        if size > self.pool.budget:
+            message = f"all models together would need {size >> 20} MiB; the budget is {self.pool.budget >> 20}"
+            raise BadScoreRequest(message, param="models", code="kv_budget_exceeded")
+        return Task(request, passages, readings, size)
 
+    def add(self, task: Task) -> None:
+        """Have a task worked on by the next steps. May be called from any thread."""
+        self._arrived.append(task)
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request with its rows under each model, in the order of its passages (candidate, bytes)."""
+    @property
+    def busy(self) -> bool:
+        """Whether a step would find something to do."""
+        return bool(self._arrived or self._running)
 
-    request: ScoreRequest
-    passages: list[tuple[int, int]]
-    rows: dict[str, list[Row]]
+    def step(self) -> list[Task]:
+        """One forward of each model that is wanted; the tasks that it ended, cancelled ones among them.
 
-    def scores(self, found: Mapping[tuple[str, Row], float]) -> tuple[CandidateScore, ...]:
-        per_candidate: list[list[list[ModelScore]]] = [[] for _ in self.request.tree.candidates]
-        for i, (candidate, length) in enumerate(self.passages):
-            parts = []
-            for name in self.request.models:
-                row = self.rows[name][i]
-                parts.append(ModelScore(name, found[name, row], row.end - row.start, length))
-            per_candidate[candidate].append(parts)
-        combine = objective(self.request.objective).combine
-        texts = self.request.tree.candidates
-        return tuple(combine(text, parts) for text, parts in zip(texts, per_candidate, strict=True))
+        A task whose forward failed ends with an `error`; nothing is raised.
+        """
+        while self._arrived:
+            self._running.append(self._arrived.popleft())
+        admitted = self._admitted()
+        for task in admitted:
+            task.began = task.began or time.monotonic()
+            task.together = max(task.together, len(admitted))
+        for name in self.judges:
+            if wanting := [task for task in admitted if name in task.readings and task.error is None]:
+                self._forward(name, wanting)
+        ended = [task for task in self._running if task.cancelled or task.error is not None or task.complete]
+        for task in ended:
+            self._end(task)
+        self._running = [task for task in self._running if task.ended is None]
+        return ended
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Task]:
+        """Score requests together, each as if it were alone. A bad one gets its `error`, the others their `scores`."""
+        tasks = []
+        for request in requests:
+            try:
+                tasks.append(self.open(request))
+            except BadScoreRequest as exc:
+                tasks.append(Task(request, [], {}, 0, error=exc))
+                continue
+            self.add(tasks[-1])
+        while self.busy:
+            self.step()
+        return tasks
+
+    def _admitted(self) -> list[Task]:
+        """The oldest tasks whose trees fit into the budget together; work ahead only when there is no other."""
+        waiting = [task for task in self._running if not task.cancelled]
+        admitted, size = [], 0
+        for task in [task for task in waiting if not task.request.ahead] or waiting:
+            size += task.size
+            if size > self.pool.budget:
+                break
+            admitted.append(task)
+        return admitted
+
+    def _forward(self, name: str, tasks: Sequence[Task]) -> None:
+        searches: dict[str, list[Reading]] = {}
+        for task in tasks:
+            searches.setdefault(task.request.request_id, []).extend(
+                reading for reading in task.readings[name] if reading.logs is None
+            )
+        try:
+            self.judges[name].forward(list(filter(None, searches.values())), self._tokens)
+        except torch.OutOfMemoryError as exc:
+            self._shrink(name, tasks, exc)
+        except Exception as exc:  # whatever a device raises must not strand the callers
+            log.exception("%s failed", name)
+            for task in tasks:
+                task.error = exc
+        else:
+            self._calm += 1
+            if self._calm >= _CALM_STEPS:
+                self._tokens, self._calm = min(self.batch_tokens, 2 * self._tokens), 0
+
+    def _shrink(self, name: str, tasks: Sequence[Task], exc: torch.OutOfMemoryError) -> None:
+        """Give back what nobody uses, and try fewer tokens at a time from the next step on."""
+        self.pool.shrink(0)
+        self._calm = 0
+        if self._tokens > _FEWEST_TOKENS:
+            self._tokens = max(_FEWEST_TOKENS, self._tokens // 2)
+            log.warning("%s is out of memory; trying %d tokens a forward", name, self._tokens)
+        else:
+            for task in tasks:
+                task.error = ScorerUnavailable(f"{name} is out of memory: {exc}")
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def _end(self, task: Task) -> None:
+        for name, readings in task.readings.items():
+            for reading in readings:
+                self.judges[name].close(reading)
+        task.ended = time.monotonic()
+        if task.error is None and not task.cancelled:
+            task.scores = task.combine()
 
 
 def _revision(models: Mapping[str, str]) -> str:

@@ -20,13 +20,34 @@ class Passage:
     """A continuation of the conversation. Only `scored` counts; `closing` elicits an answer on closed thinking.
 
     A plain step is `reasoning` + `scored`. With `closing`, the thinking is closed after `reasoning`, the model's
-    elicitation is written, and `scored` is the answer in it.
+    elicitation is written, and `scored` is the answer in it; or with `write` > 0, what the model itself then
+    answers in so many tokens at most.
     """
 
     candidate: int
     reasoning: str
     scored: str
     closing: bool
+    write: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """A passage under one model: the log-probability of each scored token in nats, over `bytes` bytes of text."""
+
+    model: str
+    logs: tuple[float, ...]
+    bytes: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return sum(self.logs) / len(self.logs)
+
+    @property
+    def share(self) -> ModelScore:
+        """As callers see it."""
+        return ModelScore(self.model, sum(self.logs), len(self.logs), self.bytes)
 
 
 class Objective(Protocol):
@@ -36,21 +57,27 @@ class Objective(Protocol):
         """The texts to read under every model of the request."""
         ...
 
-    def combine(self, candidate: str, scores: Sequence[Sequence[ModelScore]]) -> CandidateScore:
-        """One candidate's score from its passages, each under every model."""
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        """One candidate's score from its passages, each under every model of the request."""
         ...
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 @dataclass(frozen=True, slots=True)
 class Predictive:
     """Predictive perplexity (arXiv 2605.02290): how predictable the answer has become.
 
-    S = exp((1/M) Σ log p(a_i | x, τ⊕s, a_<i)) over the M tokens of the answer; nats = log S, length 1.
-    With several reference answers the most predictable counts, or with `mean` the arithmetic mean of their S.
+    S = exp((1/M) Σ log p(a_i | x, τ⊕s, a_<i)) over the M tokens of the answer; nats = log S, length 1. With several
+    reference answers the most predictable counts, or with `mean` the arithmetic mean of their S. With `arithmetic`,
+    S = (1/M) Σ p(a_i | …) instead, which one unlikely token hurts less (RLPR, arXiv 2506.18254).
     Cost: one closing, elicitation and answer a candidate and reference, on top of the step itself.
     """
 
     mean: bool = False
+    arithmetic: bool = False
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
         tree = request.tree
@@ -62,30 +89,76 @@ class Predictive:
             for answer in tree.answers
         ]
 
-    def combine(self, candidate: str, scores: Sequence[Sequence[ModelScore]]) -> CandidateScore:
-        logs = [sum(part.nats / part.tokens for part in parts) / len(parts) for parts in scores]
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        logs = [_mean([self._log(marks) for marks in parts]) for parts in passages]
         best = max(range(len(logs)), key=logs.__getitem__)
-        if not self.mean:
-            return CandidateScore(logs[best], 1.0, tuple(scores[best]))
-        mean = math.log(sum(math.exp(log - logs[best]) for log in logs) / len(logs)) + logs[best]
-        return CandidateScore(mean, 1.0, tuple(scores[best]))
+        nats = _log_mean_exp(logs) if self.mean else logs[best]
+        return CandidateScore(nats, 1.0, tuple(marks.share for marks in passages[best]))
+
+    def _log(self, marks: Marks) -> float:
+        return _log_mean_exp(marks.logs) if self.arithmetic else marks.mean
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How sure the model is of the answer it would give itself now (after DeepConf, arXiv 2508.15260).
+
+    The answer is elicited greedily, `longest` tokens at most; nats = (1/M) Σ log p(a_i | …), length 1. A model that is
+    wrong in a system is sure of it all the same. Cost: the elicitation, and a forward a token of the answer.
+    """
+
+    longest: int = 32
+
+    def passages(self, request: ScoreRequest) -> list[Passage]:
+        tree = request.tree
+        return [Passage(i, tree.prefix + text, "", True, self.longest) for i, text in enumerate(tree.candidates)]
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        (parts,) = passages
+        return CandidateScore(_mean([marks.mean for marks in parts]), 1.0, tuple(marks.share for marks in parts))
 
 
 @dataclass(frozen=True, slots=True)
 class StepLikelihood:
-    """The step's own likelihood under one model: nats = Σ log p(w_i | w_<i), length = its tokens.
+    """The step's own likelihood: nats = Σ log p(w_i | w_<i), length = its tokens, means over the models asked.
 
-    Step perplexity is PPL = exp(-nats / length). Cost: the step alone.
+    Step perplexity is PPL = exp(-nats / length). Dividing by length**alpha, the caller normalises as it likes.
+    Cost: the step alone.
     """
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
         tree = request.tree
         return [Passage(i, tree.prefix, candidate, closing=False) for i, candidate in enumerate(tree.candidates)]
 
-    def combine(self, candidate: str, scores: Sequence[Sequence[ModelScore]]) -> CandidateScore:
-        (parts,) = scores
-        nats = sum(part.nats for part in parts) / len(parts)
-        return CandidateScore(nats, sum(part.tokens for part in parts) / len(parts), tuple(parts))
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        (parts,) = passages
+        shares = tuple(marks.share for marks in parts)
+        return CandidateScore(_mean([s.nats for s in shares]), _mean([s.tokens for s in shares]), shares)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLikelihood(StepLikelihood):
+    """The likelihood of the step's chunks of `size` tokens, all of one length, so that no step gains by its own.
+
+    nats = the mean over whole chunks of Σ log p(w_i | w_<i), or with `worst` the least of them (the lowest window of
+    DeepConf, arXiv 2508.15260); length 1. A last chunk that is not whole is left out, unless it is the only one: then
+    its mean a token stands for the missing. Against length bias, arXiv 2606.01682. Cost: the step alone.
+    """
+
+    size: int = 16
+    worst: bool = False
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        (parts,) = passages
+        nats = _mean([self._nats(marks.logs) for marks in parts])
+        return CandidateScore(nats, 1.0, tuple(marks.share for marks in parts))
+
+    def _nats(self, logs: Sequence[float]) -> float:
+        if len(logs) < self.size:
+            return _mean(logs) * self.size
+        whole = len(logs) - len(logs) % self.size
+        chunks = [sum(logs[at : at + self.size]) for at in range(0, whole, self.size)]
+        return min(chunks) if self.worst else _mean(chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +169,51 @@ class CrossLikelihood(StepLikelihood):
     Cost: the step once under each of the J models. Holds while the judges' errors are independent.
     """
 
-    def combine(self, candidate: str, scores: Sequence[Sequence[ModelScore]]) -> CandidateScore:
-        (parts,) = scores
-        nats = sum(part.nats for part in parts) / len(parts)
-        return CandidateScore(nats, float(len(candidate.encode())), tuple(parts))
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        (parts,) = passages
+        shares = tuple(marks.share for marks in parts)
+        return CandidateScore(_mean([s.nats for s in shares]), float(len(candidate.encode())), shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrastive(StepLikelihood):
+    """What the meta-prover finds in a step beyond what made its proposer write it (arXiv 2606.01682).
+
+    nats = Σ log p_meta(w_i | w_<i) - Σ log p_proposer(w_i | w_<i); length = UTF-8 bytes of the step. The proposer's
+    part comes with the tree (`proposed`, where its server returned log-probabilities), or is the request's second
+    model. Cost: the step once under each model asked.
+    """
+
+    def passages(self, request: ScoreRequest) -> list[Passage]:
+        if len(request.models) + bool(request.tree.proposed) != 2:
+            raise BadScoreRequest(
+                "this objective compares a model with the proposer: give two models, or `proposed`", param="models"
+            )
+        return StepLikelihood.passages(self, request)
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        ((own, proposer),) = passages
+        nats = own.share.nats - proposer.share.nats
+        return CandidateScore(nats, float(len(candidate.encode())), (own.share, proposer.share))
 
 
 OBJECTIVES: dict[str, Objective] = {
     "predictive": Predictive(),
     "predictive-mean": Predictive(mean=True),
+    "predictive-arithmetic": Predictive(arithmetic=True),
+    "confidence": Confidence(),
     "step": StepLikelihood(),
+    "chunks": ChunkLikelihood(),
+    "worst-chunk": ChunkLikelihood(worst=True),
     "cross": CrossLikelihood(),
+    "contrastive": Contrastive(),
 }
 """By the name a request uses."""
+
+
+def _log_mean_exp(logs: Sequence[float]) -> float:
+    top = max(logs)
+    return top + math.log(_mean([math.exp(log - top) for log in logs]))
 
 
 def objective(name: str) -> Objective:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from scoring.batcher import Batcher
 from scoring.engine import Engine
-from scoring.errors import BadScoreRequest
+from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
 from scoring.types import ScoreReply, ScoreRequest
 
 _REQUEST = TypeAdapter(ScoreRequest)
@@ -33,7 +33,10 @@ class _Figures:
             "scorer_queue_wait_seconds", "Time a request waited for the device", registry=self.registry
         )
         self.batch = Histogram(
-            "scorer_batch_requests", "Requests scored together", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+            "scorer_batch_requests",
+            "Requests in progress together",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=self.registry,
         )
         self.refused = Counter("scorer_refused_total", "Requests that could not be scored", registry=self.registry)
         self._engine = engine
@@ -47,19 +50,18 @@ class _Figures:
         labels = ["model"]
         forwarded = CounterMetricFamily("scorer_forwarded_tokens", "Tokens run through a model", labels=labels)
         reused = CounterMetricFamily("scorer_reused_tokens", "Tokens whose keys and values were known", labels=labels)
-        evicted = CounterMetricFamily("scorer_cache_evictions", "Cached runs of tokens dropped", labels=labels)
-        held = GaugeMetricFamily("scorer_cache_bytes", "Bytes of cached keys and values", labels=labels)
+        pool = self._engine.pool
+        evicted = CounterMetricFamily("scorer_cache_evictions", "Cached runs of tokens dropped", value=pool.evictions)
+        held = GaugeMetricFamily("scorer_cache_bytes", "Bytes of cached keys, values and states", value=pool.bytes)
         for name, judge in self._engine.judges.items():
             forwarded.add_metric([name], judge.forwarded)
             reused.add_metric([name], judge.reused)
-            evicted.add_metric([name], judge.cache.evictions)
-            held.add_metric([name], judge.cache.bytes)
         return [forwarded, reused, evicted, held]
 
 
-def build_app(engine: Engine, *, max_batch: int = 32) -> Starlette:
+def build_app(engine: Engine) -> Starlette:
     """The service around a loaded engine."""
-    batcher = Batcher(engine.score, revision=engine.revision, max_batch=max_batch)
+    batcher = Batcher(engine)
     figures = _Figures(engine)
 
     async def score(request: Request) -> Response:
@@ -72,6 +74,8 @@ def build_app(engine: Engine, *, max_batch: int = 32) -> Starlette:
         except BadScoreRequest as exc:
             figures.refused.inc()
             return _error(exc)
+        except ScorerUnavailable as exc:
+            return _error(exc, 503)
         if reply is None:
             return Response(status_code=499)
         figures.queue.observe(reply.queue_s)
@@ -121,6 +125,8 @@ async def _while_connected(request: Request, batcher: Batcher, asked: ScoreReque
     return reply
 
 
-def _error(exc: BadScoreRequest) -> Response:
-    error = {"message": str(exc), "type": "invalid_request_error", "param": exc.param, "code": exc.code}
-    return JSONResponse({"error": error}, status_code=400)
+def _error(exc: ScoringError, status: int = 400) -> Response:
+    kind = "invalid_request_error" if isinstance(exc, BadScoreRequest) else "server_error"
+    param, code = getattr(exc, "param", None), getattr(exc, "code", None)
+    error = {"message": str(exc), "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": error}, status_code=status)

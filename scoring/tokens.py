@@ -1,41 +1,74 @@
 """From text to token ids and the positions that are scored, for one model's tokenizer and chat template.
 
-Text is cut only where tokenising apart equals tokenising together: at the turn's beginning and after a blank
-line. Special-token strings in what teachers and clients' answers say stay literal text.
+Text is cut only where tokenising apart equals tokenising together: at the turn's beginning and, with tokenizers of
+which that holds, at blank lines; each piece is then tokenised once however often it comes. Special-token strings in
+what teachers and clients' answers say stay literal text.
 """
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from scoring.errors import UnsupportedModel
 from scoring.objective import Passage
 from scoring.types import Message
 
+_PIECE = re.compile(r"(?<=\n\n)(?=\S)")
+_SAMPLES = (
+    "We add two.\n\n### Step 2. So (x) = 3,\n\nNow\n\n1. a\n\nß, 中文。\n\n{b}\n\n",
+    "one two three\n\n**four**\n\n$5$\n\n- six\n\n\\boxed{7}\n\n",
+)
+_REMEMBERED = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Elicitation:
-    """The text around an answer that is asked for after the thinking has closed.
+    """How an answer is asked for once the thinking has closed.
 
-    The tail is scored with the answer, so that "1" cannot win as the beginning of "12".
+    `template` has the answer where it says {answer}. The character after the answer is scored with it, so that "1"
+    cannot win as the beginning of "12". `closing` ends the thinking; by default it is what the chat template calls for.
     """
 
-    head: str = "The final answer is \\boxed{"
-    tail: str = "}"
+    template: str = "The final answer is \\boxed{{answer}}."
+    closing: str | None = None
+
+    def __post_init__(self) -> None:
+        if "{answer}" not in self.template:
+            raise ValueError("an elicitation says {answer} where the answer goes")
+
+    @property
+    def head(self) -> str:
+        """What comes before the answer."""
+        return self.template.partition("{answer}")[0]
+
+    @property
+    def tail(self) -> str:
+        """What comes after it; a line end where the template ends with the answer."""
+        return self.template.partition("{answer}")[2] or "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids to be read, of which those from `start` to `end` (exclusive) are scored; start >= 1."""
+    """Token ids to be read, of which those from `start` to `end` (exclusive) are scored; start >= 1.
+
+    The first `keep` of them may be read again later: the conversation and its steps, not an elicitation. With
+    `write` > 0 nothing is scored yet: so many tokens at most are to be written after the last, and scored.
+    """
 
     ids: tuple[int, ...]
     start: int
     end: int
+    keep: int
+    write: int = 0
 
 
 class Encoder:
-    """Encodes passages for one model."""
+    """Encodes passages for one model. May be used from several threads; the tokenizer below it may not."""
 
     def __init__(self, tokenizer: Any, elicitation: Elicitation) -> None:
         """`tokenizer` is a transformers fast tokenizer with a chat template.
@@ -46,33 +79,75 @@ class Encoder:
         if not tokenizer.is_fast or tokenizer.chat_template is None:
             raise UnsupportedModel("a fast tokenizer with a chat template is needed")
         self._tokenizer = tokenizer
+        self._lock = threading.Lock()
         self._elicitation = elicitation
         self._thinks = "</think>" in tokenizer.chat_template
+        self._remembered = lru_cache(_REMEMBERED)(self._ids)
+        self._openings = lru_cache(_REMEMBERED)(self._opening)
+        self._cuts = all(self._ids(text) == self._pieces(text) for text in _SAMPLES)
 
     def row(self, messages: tuple[Message, ...], passage: Passage) -> Row:
         """The token row of a passage under this conversation."""
-        ids = self._markup(self._opening(messages))
-        if not passage.closing:
-            return self._literal(ids, passage.reasoning, passage.scored, "")
-        ids += self._literal([], passage.reasoning, "", "").ids
-        ids += self._markup("</think>\n\n" if self._thinks else "### Answer\n\n")
-        tail = self._elicitation.tail
-        return self._literal(ids, self._elicitation.head, passage.scored + tail, ".")
+        with self._lock:
+            return self._row(messages, passage)
 
-    def _opening(self, messages: tuple[Message, ...]) -> str:
+    def ends_answer(self, written: Sequence[int]) -> bool:
+        """Whether what has been written after an elicitation's head is a whole answer."""
+        with self._lock:
+            text: str = self._tokenizer.decode(written)
+        return self._elicitation.tail[0] in text or self._tokenizer.eos_token_id in written
+
+    def _row(self, messages: tuple[Message, ...], passage: Passage) -> Row:
+        ids = self._openings(messages)
+        if not passage.closing:
+            return self._step(ids, passage.reasoning, passage.scored)
+        ids += self._text(passage.reasoning)
+        keep = len(ids)
+        closing = self._elicitation.closing or ("</think>\n\n" if self._thinks else "### Answer\n\n")
+        ids += self._markup(closing)
+        head, tail = self._elicitation.head, self._elicitation.tail
+        if passage.write:
+            ids += self._remembered(head)
+            return Row(ids, len(ids), len(ids), keep, passage.write)
+        answer, start, end = self._marked(head, passage.scored + tail[0], tail[1:])
+        return Row(ids + answer[:end], len(ids) + start, len(ids) + end, keep)
+
+    def _step(self, ids: tuple[int, ...], prefix: str, step: str) -> Row:
+        apart = not prefix or (prefix.endswith("\n\n") and not step[:1].isspace())
+        if self._cuts and apart:
+            before = ids + self._text(prefix)
+            whole = before + self._text(step)
+            return Row(whole, len(before), len(whole), len(whole))
+        text, start, end = self._marked(prefix, step, "")
+        return Row(ids + text, len(ids) + start, len(ids) + end, len(ids) + len(text))
+
+    def _opening(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The conversation up to where reasoning begins."""
         conversation = [{"role": message.role, "content": message.content} for message in messages]
         opening: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        return opening if not self._thinks or opening.rstrip().endswith("<think>") else opening + "<think>\n"
+        if self._thinks and not opening.rstrip().endswith("<think>"):
+            opening += "<think>\n"
+        return self._markup(opening)
 
-    def _markup(self, text: str) -> list[int]:
+    def _markup(self, text: str) -> tuple[int, ...]:
         """Ids of the template's own text, in which special tokens mean what they say."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _literal(self, ids: list[int], before: str, scored: str, after: str) -> Row:
-        """Append text in which nothing is special, scoring every token that overlaps `scored`.
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """Ids of text in which nothing is special."""
+        return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
-        `after` makes the last scored characters tokenise as they would in running text; it is not read.
+    def _pieces(self, text: str) -> tuple[int, ...]:
+        return tuple(token for piece in _PIECE.split(text) for token in self._remembered(piece))
+
+    def _text(self, text: str) -> tuple[int, ...]:
+        """As `_ids`, each piece between blank lines once only where this tokenizer allows it."""
+        return self._pieces(text) if self._cuts else self._remembered(text)
+
+    def _marked(self, before: str, scored: str, after: str) -> tuple[tuple[int, ...], int, int]:
+        """Ids of text in which nothing is special, and which of them overlap `scored`.
+
+        `after` makes the last scored characters tokenise as they would in running text.
         """
         encoded = self._tokenizer(
             before + scored + after, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -80,6 +155,5 @@ class Encoder:
         first, last = len(before), len(before) + len(scored)
         offsets = encoded["offset_mapping"]
         inside = [i for i, (begin, end) in enumerate(offsets) if begin < last and end > first]
-        stop = inside[-1] + 1 if inside else len(offsets)
-        begin = inside[0] if inside else stop
-        return Row((*ids, *encoded["input_ids"][:stop]), len(ids) + begin, len(ids) + stop)
+        end = inside[-1] + 1 if inside else len(offsets)
+        return tuple(encoded["input_ids"]), inside[0] if inside else end, end

@@ -21,23 +21,30 @@ class Tree:
     """Candidate next steps under one prefix.
 
     `prefix` is the reasoning so far, every step ending in a blank line, or empty. Each candidate is judged on top
-    of it, none of them sees another. `answers` are reference answers, for the objectives that read them.
+    of it, none of them sees another. `answers` are reference answers, for the objectives that read them. `proposed`,
+    if any, holds each candidate's log-probability in nats under the model that wrote it.
     """
 
     messages: tuple[Message, ...]
     prefix: str
     candidates: tuple[str, ...]
     answers: tuple[str, ...] = ()
+    proposed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Score a tree by an objective under one model, or several where the objective is a panel's."""
+    """Score a tree by an objective under one model, or several where the objective is a panel's.
+
+    Requests of one `request_id` are one search: searches share the device fairly, whatever each asks.
+    With `ahead` the request is worked on when nothing else waits: to read a step while it is still being written.
+    """
 
     tree: Tree
     objective: str
     models: tuple[str, ...]
     request_id: str = ""
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +70,8 @@ class CandidateScore:
 class ScoreReply:
     """The candidates' scores in the order asked, and what they cost.
 
-    `queue_s` was spent waiting for the device, `compute_s` on it, together with `batch_size` requests in all;
-    `tokens_forwarded` counts what ran through a model for this request's share of the batch.
+    `queue_s` was spent waiting for the device, `compute_s` on it, with `batch_size` requests in progress at the same
+    time; `tokens_forwarded` counts what ran through a model because of this request.
     """
 
     scores: tuple[CandidateScore, ...]

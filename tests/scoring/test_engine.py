@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from scoring.engine import Engine, Judge
-from scoring.errors import BadScoreRequest, UnsupportedModel
+from scoring import attention
+from scoring.cache import Pool
+from scoring.engine import Engine
+from scoring.errors import BadScoreRequest, ScorerUnavailable, UnsupportedModel
+from scoring.judge import Judge
 from scoring.tokens import Elicitation
 from scoring.types import CandidateScore, Message, ScoreRequest, Tree
 from tests import tiny
@@ -29,13 +32,15 @@ def parts(kind: str, template: str = tiny.THINKING) -> tuple[Any, Any]:
     return tiny.model(kind, len(words)), words
 
 
-def judge(kind: str, template: str = tiny.THINKING, cache_bytes: int = 1 << 24) -> Judge:
-    model, words = parts(kind, template)
-    return Judge("m", model, words, cache_bytes=cache_bytes, elicitation=Elicitation())
+def judge(kind: str, template: str = tiny.THINKING, pool: Pool | None = None) -> Judge:
+    words = tiny.tokenizer(template)
+    pool = pool or Pool(1 << 24)
+    return Judge("m", tiny.model(kind, len(words)), words, pool=pool, elicitation=Elicitation())
 
 
-def engine(kind: str = "llama", **options: Any) -> Engine:
-    return Engine({"m": judge(kind, **options)})
+def engine(kind: str = "llama", template: str = tiny.THINKING, budget: int = 1 << 24, tokens: int = 4096) -> Engine:
+    pool = Pool(budget)
+    return Engine({"m": judge(kind, template, pool)}, pool, batch_tokens=tokens)
 
 
 def request(*candidates: str, prefix: str = "", answers: tuple[str, ...] = (), by: str = "step") -> ScoreRequest:
@@ -43,9 +48,9 @@ def request(*candidates: str, prefix: str = "", answers: tuple[str, ...] = (), b
 
 
 def one(engine: Engine, asked: ScoreRequest) -> tuple[CandidateScore, ...]:
-    [outcome] = engine.score([asked])
-    assert outcome.error is None
-    return outcome.scores
+    [task] = engine.score([asked])
+    assert task.error is None
+    return task.scores
 
 
 def by_hand(kind: str, before: str, scored: str, after: str = "") -> float:
@@ -79,40 +84,104 @@ def test_predictive_perplexity_equals_a_plain_forward(kind: str) -> None:
     assert score.length == 1.0
 
 
-texts = st.lists(st.sampled_from([STEP_1, STEP_2, STEP_3, "### Step 1. é", "### Step 2. zwölf\n\n"]), max_size=3).map(
-    "".join
-)
+texts = st.lists(
+    st.sampled_from([STEP_1, STEP_2, STEP_3, "### Step 1. é", "### Step 2. zwölf\n\n", " \n\n\n odd"]), max_size=3
+).map("".join)
 asks = st.builds(
     lambda prefix, candidates, answers, by: request(*candidates, prefix=prefix, answers=answers, by=by),
     texts,
     st.lists(texts.filter(bool), min_size=1, max_size=4),
     st.lists(st.sampled_from(["42", "7", "A-1}"]), min_size=1, max_size=2).map(tuple),
-    st.sampled_from(["step", "cross", "predictive", "predictive-mean"]),
+    st.sampled_from(["step", "cross", "chunks", "predictive", "predictive-mean", "confidence"]),
 )
 
 
+@cache
+def plain_engine(kind: str) -> Engine:
+    """An engine that forgets everything between requests."""
+    return engine(kind)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
-@given(batches=st.lists(st.lists(asks, min_size=1, max_size=3), min_size=1, max_size=3), small=st.booleans())
-def test_cached_and_batched_scores_equal_scores_alone(
-    kind: str, batches: list[list[ScoreRequest]], small: bool
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "cascade"])
+@settings(max_examples=12, deadline=None)
+@given(
+    batches=st.lists(st.lists(asks, min_size=1, max_size=3), min_size=1, max_size=3),
+    roomy=st.booleans(),
+    tokens=st.sampled_from([7, 40, 4096]),
+)
+def test_cached_packed_and_cut_scores_equal_scores_alone(
+    kind: str, dense: bool, batches: list[list[ScoreRequest]], roomy: bool, tokens: int
 ) -> None:
-    """Over random trees, in random batches, also when the cache holds next to nothing."""
-    shared = engine(kind, cache_bytes=4096 if small else 1 << 24)
-    for batch in batches:
-        for asked, outcome in zip(batch, shared.score(batch), strict=True):
-            alone = one(engine(kind, cache_bytes=0), asked)
-            for got, wanted in zip(outcome.scores, alone, strict=True):
-                assert got.nats / got.length == pytest.approx(wanted.nats / wanted.length, abs=1e-5)
+    """Over random trees, in random batches, cut into forwards of a few tokens, also when the cache is small."""
+    alone = plain_engine(kind)
+    longest = alone.judges["m"].bytes_per_token * 512
+    shared = engine(kind, budget=1 << 24 if roomy else longest, tokens=tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_DENSE_PAIRS", 1 << 18 if dense else 0)
+        for batch in batches:
+            for asked, task in zip(batch, shared.score(batch), strict=True):
+                alone.pool.shrink(0)
+                for got, wanted in zip(task.scores, one(alone, asked), strict=True):
+                    assert got.nats / got.length == pytest.approx(wanted.nats / wanted.length, abs=1e-5)
+    assert shared.pool.bytes <= shared.pool.budget
+    shared.pool.shrink(0)
+    assert shared.pool.bytes == 0, "something is still pinned"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_by_the_formula_equals_the_fused_kernel(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = torch.randn(4, 9, 8), torch.randn(2, 9, 8), torch.randn(2, 9, 8)
+    kv = torch.stack((key, value))
+    out, weight = attention._attention(query, kv, 0.3, causal=causal)
+    monkeypatch.setattr(attention, "_kernel", lambda query: attention._math)
+    monkeypatch.setattr(attention, "_MATH_PAIRS", 20)
+    by_formula, its_weight = attention._attention(query, kv, 0.3, causal=causal)
+    torch.testing.assert_close(by_formula, out)
+    torch.testing.assert_close(its_weight, weight)
 
 
 def test_survivors_become_the_next_prefix_without_being_forwarded_again() -> None:
     scorer = engine()
     one(scorer, request(STEP_1, STEP_2))
-    before = scorer.judges["m"].forwarded
-    one(scorer, request(STEP_2, prefix=STEP_1))
-    added = len(parts("llama")[1](STEP_2)["input_ids"])
-    assert scorer.judges["m"].forwarded - before == added + 1  # the token that predicts the first
+    [task] = scorer.score([request(STEP_2, prefix=STEP_1)])
+    assert task.forwarded == len(parts("llama")[1](STEP_2)["input_ids"])
+
+
+def test_every_token_of_a_search_is_forwarded_once() -> None:
+    """Three candidates, two of each step's survive, scored by two answers: kept tokens run once, ever."""
+    scorer = engine()
+    seen: set[tuple[int, ...]] = set()
+    passing = 0
+    prefixes = [""]
+    for depth in range(1, 6):
+        steps = [f"### Step {depth}. We {verb} {depth}.\n\n" for verb in ("add", "double", "get")]
+        asked = [request(*steps, prefix=prefix, answers=("42", "7"), by="predictive") for prefix in prefixes]
+        for task in scorer.score(asked):
+            for reading in task.readings["m"]:
+                kept = reading.row.ids[: reading.row.keep]
+                seen |= {kept[: i + 1] for i in range(len(kept))}
+            answers = {reading.row.ids[: reading.goal] for reading in task.readings["m"]}
+            branches = {ids[: i + 1] for ids in answers for i in range(len(ids))} - seen
+            passing += len(branches)
+        prefixes = [prefix + step for prefix in prefixes for step in steps[:2]][:2]
+    assert scorer.judges["m"].forwarded == len(seen) + passing
+
+
+def test_a_step_that_was_read_while_it_was_written_leaves_only_its_rest() -> None:
+    scorer = engine()
+    beginning = STEP_1.rsplit(" ", 1)[0]
+    one(scorer, request(beginning))
+    [task] = scorer.score([request(STEP_1)])
+    tokens = len(parts("llama")[1](STEP_1)["input_ids"]) - len(parts("llama")[1](beginning)["input_ids"])
+    assert task.forwarded == tokens
+
+
+def test_a_known_step_is_scored_by_another_objective_without_a_forward() -> None:
+    scorer = engine()
+    first = one(scorer, request(STEP_1, STEP_2))
+    [task] = scorer.score([request(STEP_1, STEP_2)])
+    assert task.forwarded == 0 and task.scores == first
 
 
 def test_equal_candidates_are_read_once() -> None:
@@ -125,12 +194,162 @@ def test_equal_candidates_are_read_once() -> None:
 
 
 def test_the_cache_stays_within_its_budget() -> None:
-    scorer = engine(cache_bytes=10_000)
-    held = scorer.judges["m"].cache
+    scorer = engine(budget=100 * judge("llama").bytes_per_token)
     for i in range(30):
-        one(scorer, request(f"### Step 1. We add {i}.\n\n"))
-        assert held.bytes <= 10_000
-    assert held.evictions > 0
+        one(scorer, request(f"### Step 1. {i} we add.\n\n"))
+        assert scorer.pool.bytes <= scorer.pool.budget
+    assert scorer.pool.evictions > 0
+
+
+def test_a_tree_that_needs_more_than_the_budget_is_refused_alone() -> None:
+    scorer = engine(budget=60 * judge("llama").bytes_per_token)
+    large, small = scorer.score([request(STEP_1 * 4), request(STEP_1)])
+    assert isinstance(large.error, BadScoreRequest) and large.error.code == "kv_budget_exceeded"
+    assert small.error is None and small.scores
+
+
+def test_trees_that_do_not_fit_together_run_one_after_the_other() -> None:
+    scorer = engine(budget=100 * judge("llama").bytes_per_token)
+    tasks = scorer.score([request(f"### Step 1. We add {i}.\n\n" * 3) for i in range(4)])
+    assert [task.error for task in tasks] == [None] * 4
+    assert max(task.together for task in tasks) == 1
+
+
+class Scarce:
+    """A device that runs out of memory above some number of new tokens, as CUDA says it."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        self.tokens = tokens
+        self.sizes: list[int] = []
+        self._forward = model.base_model.forward
+        model.base_model.forward = self
+
+    def __call__(self, **inputs: Any) -> Any:
+        size = inputs["input_ids"].shape[1]
+        if size > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.sizes.append(size)
+        return self._forward(**inputs)
+
+
+def test_out_of_memory_shrinks_the_forward_and_tries_again() -> None:
+    asked = [request(STEP_1, STEP_2, answers=("42",), by="predictive"), request(STEP_3)]
+    wanted = [task.scores for task in engine().score(asked)]
+    scorer = engine()
+    device = Scarce(scorer.judges["m"]._model, 20)
+    for task, scores in zip(scorer.score(asked), wanted, strict=True):
+        assert task.error is None
+        assert [score.nats for score in task.scores] == pytest.approx([score.nats for score in scores], abs=1e-4)
+    assert max(device.sizes) <= 20
+    scorer.pool.shrink(0)
+    assert scorer.pool.bytes == 0
+
+
+def test_no_memory_at_all_fails_the_request_and_not_the_next_one() -> None:
+    scorer = engine()
+    device = Scarce(scorer.judges["m"]._model, 0)
+    [task] = scorer.score([request(STEP_1)])
+    assert isinstance(task.error, ScorerUnavailable)
+    device.tokens = 1000
+    assert one(scorer, request(STEP_1))
+    assert scorer.pool.bytes > 0
+
+
+def test_a_device_that_fails_otherwise_strands_nobody() -> None:
+    scorer = engine()
+    model = scorer.judges["m"]._model
+    forward = model.base_model.forward
+    model.base_model.forward = lambda **inputs: 1 / 0
+    tasks = scorer.score([request(STEP_1), request(STEP_2)])
+    assert all(isinstance(task.error, ZeroDivisionError) for task in tasks)
+    model.base_model.forward = forward
+    assert one(scorer, request(STEP_1))
+
+
+def test_searches_share_the_device_whatever_each_asks() -> None:
+    """A search that asks little does not wait behind one that asks much."""
+    scorer = engine(tokens=64)
+    much = scorer.open(
+        ScoreRequest(Tree(TALK, "", tuple(f"{STEP_1}{i}\n\n" * 3 for i in range(9))), "step", ("m",), "a")
+    )
+    little = scorer.open(ScoreRequest(Tree(TALK, "", (STEP_2,)), "step", ("m",), "b"))
+    scorer.add(much)
+    scorer.add(little)
+    ended = []
+    while scorer.busy:
+        ended.append(scorer.step())
+    assert [task for step in ended for task in step] == [little, much]
+    assert ended.index([little]) < ended.index([much]) - 1
+
+
+def test_work_ahead_waits_while_there_is_other_work() -> None:
+    scorer = engine(tokens=16)
+    ahead = scorer.open(ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ("m",), "a", ahead=True))
+    task = scorer.open(request(STEP_2 * 3))
+    scorer.add(ahead)
+    scorer.add(task)
+    ended = []
+    while scorer.busy:
+        ended += scorer.step()
+    assert ended == [task, ahead]
+
+
+def test_a_cancelled_task_is_dropped_between_two_forwards() -> None:
+    scorer = engine(tokens=16)
+    task = scorer.open(request(STEP_1 * 4))
+    scorer.add(task)
+    assert scorer.step() == []
+    task.cancelled = True
+    before = scorer.judges["m"].forwarded
+    assert scorer.step() == [task] and not scorer.busy
+    assert scorer.judges["m"].forwarded == before
+    scorer.pool.shrink(0)
+    assert scorer.pool.bytes == 0
+
+
+def test_confidence_is_the_likelihood_of_the_models_own_answer() -> None:
+    """Elicited greedily by hand, a whole forward a token."""
+    model, words = parts("llama")
+    text = PROMPT + STEP_1 + "</think>\n\nThe final answer is \\boxed{"
+    ids = words(text, add_special_tokens=False)["input_ids"]
+    logs = []
+    with torch.inference_mode():
+        while len(logs) < 32 and "}" not in words.decode(ids[-1:] if logs else []):
+            step = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1)
+            ids.append(int(step.argmax()))
+            logs.append(float(step.max()))
+            if ids[-1] == words.eos_token_id:
+                break
+    [score] = one(engine(), request(STEP_1, by="confidence"))
+    assert score.per_model[0].tokens == len(logs)
+    assert score.nats == pytest.approx(sum(logs) / len(logs), abs=1e-5)
+
+
+def test_chunks_of_one_length_are_compared() -> None:
+    scorer = engine()
+    text = (STEP_1 + STEP_2) * 2
+    [task] = scorer.score([request(text)])
+    logs = task.readings["m"][0].logs
+    assert logs is not None and 32 <= len(logs) < 48
+    first, second = sum(logs[:16]), sum(logs[16:32])
+    [mean], [worst] = (one(scorer, request(text, by=by)) for by in ("chunks", "worst-chunk"))
+    assert (mean.nats, mean.length) == (pytest.approx((first + second) / 2), 1.0)
+    assert worst.nats == pytest.approx(min(first, second))
+    [short] = one(scorer, request("### Step 1.\n\n", by="chunks"))
+    [step] = one(scorer, request("### Step 1.\n\n"))
+    assert short.nats == pytest.approx(16 * step.nats / step.length)
+
+
+def test_a_contrastive_score_takes_away_what_the_proposer_found() -> None:
+    pool = Pool(1 << 24)
+    scorer = Engine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool)}, pool)
+    tree = Tree(TALK, "", (STEP_1, STEP_2))
+    both = [one(scorer, ScoreRequest(tree, "step", (name,))) for name in ("m", "p")]
+    contrast = one(scorer, ScoreRequest(tree, "contrastive", ("m", "p")))
+    for meta, proposer, score in zip(*both, contrast, strict=True):
+        assert score.nats == pytest.approx(meta.nats - proposer.nats)
+    given = Tree(TALK, "", (STEP_1, STEP_2), proposed=tuple(score.nats for score in both[1]))
+    assert one(scorer, ScoreRequest(given, "contrastive", ("m",)))[0].nats == pytest.approx(contrast[0].nats)
 
 
 def test_several_references_count_as_the_best_or_as_their_mean() -> None:
@@ -143,9 +362,10 @@ def test_several_references_count_as_the_best_or_as_their_mean() -> None:
 
 
 def test_cross_likelihood_is_the_mean_over_judges_in_nats_a_byte() -> None:
-    judges = {"a": judge("llama"), "b": judge("qwen3", template=tiny.PLAIN)}
+    pool = Pool(1 << 24)
+    judges = {"a": judge("llama", pool=pool), "b": judge("qwen3", template=tiny.PLAIN, pool=pool)}
     asked = ScoreRequest(Tree(TALK, "", (STEP_1,)), "cross", ("a", "b"))
-    [score] = one(Engine(judges), asked)
+    [score] = one(Engine(judges, pool), asked)
     assert score.nats == pytest.approx(sum(part.nats for part in score.per_model) / 2)
     assert score.length == len(STEP_1.encode())
     assert [part.model for part in score.per_model] == ["a", "b"]
@@ -168,6 +388,7 @@ def test_special_tokens_in_a_teachers_text_stay_literal() -> None:
         (request(""), "tree.candidates"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ("nobody",)), "models"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ()), "models"),
+        (ScoreRequest(Tree(TALK, "", (STEP_1,), proposed=(1.0, 2.0)), "contrastive", ("m",)), "tree.proposed"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_others_in_its_batch_are_scored(asked: ScoreRequest, param: str) -> None:
@@ -187,4 +408,21 @@ def test_a_sliding_window_model_is_refused() -> None:
         num_key_value_heads=1, sliding_window=8,
     )  # fmt: skip
     with pytest.raises(UnsupportedModel, match="full attention"):
-        Judge("m", MistralForCausalLM(config), tiny.tokenizer(), cache_bytes=0, elicitation=Elicitation())
+        Judge("m", MistralForCausalLM(config), tiny.tokenizer(), pool=Pool(1 << 20), elicitation=Elicitation())
+
+
+class Scaled(LlamaForCausalLM):
+    """A model whose logits are not what its head says: configurations do not tell that of every family."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits / 2
+        return output
+
+
+def test_a_model_that_would_be_scored_wrongly_is_refused() -> None:
+    words = tiny.tokenizer()
+    model = tiny.model("llama", len(words))
+    model.__class__ = Scaled
+    with pytest.raises(UnsupportedModel, match="nats a token"):
+        Judge("m", model, words, pool=Pool(1 << 20), elicitation=Elicitation())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -13,7 +13,7 @@ import uvicorn
 
 from scoring.batcher import Batcher
 from scoring.client import BadScoreRequest, ScorerClient, ScorerUnavailable
-from scoring.engine import Engine, Outcome
+from scoring.engine import Engine, Task
 from scoring.service import build_app
 from scoring.types import Message, ScoreRequest, Tree
 from tests import tiny
@@ -49,8 +49,8 @@ async def test_a_reply_over_the_wire_equals_the_engines(socket: str, engine: Eng
 
             for _ in range(20):
                 group.start_soon(ask)
-    [outcome] = engine.score([REQUEST])
-    assert [reply.scores[0].nats for reply in replies] == [pytest.approx(outcome.scores[0].nats, abs=1e-5)] * 20
+    [task] = engine.score([REQUEST])
+    assert [reply.scores[0].nats for reply in replies] == [pytest.approx(task.scores[0].nats, abs=1e-5)] * 20
     assert {reply.revision for reply in replies} == {engine.revision}
 
 
@@ -98,43 +98,70 @@ async def test_a_call_that_met_a_restart_is_made_again(engine: Engine, tmp_path:
     assert replies[0].scores[0].nats < 0
 
 
-async def test_a_caller_that_left_is_dropped_before_the_device() -> None:
-    """While the device works on the first request, the second leaves and the third waits."""
-    began, go_on = threading.Event(), threading.Event()
-    batches: list[Sequence[ScoreRequest]] = []
+class Slow(Engine):
+    """An engine whose steps wait to be let go."""
 
-    def score(requests: Sequence[ScoreRequest]) -> list[Outcome]:
-        batches.append(requests)
-        began.set()
-        go_on.wait()
-        return [Outcome() for _ in requests]
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.judges, engine.pool)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.ended: list[Task] = []
 
-    batcher = Batcher(score)
+    def step(self) -> list[Task]:
+        self.begun.set()
+        self.go_on.wait()
+        ended = super().step()
+        self.ended += ended
+        return ended
+
+
+async def test_a_caller_that_left_is_dropped_before_the_device(engine: Engine) -> None:
+    """While the device is held up, one of two callers leaves."""
+    slow = Slow(engine)
+    batcher = Batcher(slow)
     async with anyio.create_task_group() as running:
         running.start_soon(batcher.run)
         async with anyio.create_task_group() as callers:
             callers.start_soon(batcher.score, REQUEST)
-            await anyio.to_thread.run_sync(began.wait)
-            with anyio.CancelScope() as leaving:
-                callers.start_soon(batcher.score, REQUEST)
-                leaving.cancel()
-                await batcher.score(REQUEST)
-            await anyio.wait_all_tasks_blocked()
-            go_on.set()
+            await anyio.to_thread.run_sync(slow.begun.wait)
+            callers.cancel_scope.cancel()
+        slow.go_on.set()
+        assert (await batcher.score(REQUEST)).scores
         running.cancel_scope.cancel()
-    assert [len(batch) for batch in batches] == [1, 1]
+    gone, served = slow.ended
+    assert gone.cancelled and gone.began is None and gone.forwarded == 0 and served.scores
 
 
-async def test_a_failing_device_fails_its_callers_and_not_the_next_ones() -> None:
-    def score(requests: Sequence[ScoreRequest]) -> list[Outcome]:
-        if requests[0].request_id == "boom":
-            raise RuntimeError("out of memory")
-        return [Outcome() for _ in requests]
+async def test_a_request_joins_while_another_is_in_progress(engine: Engine) -> None:
+    """Nobody waits for somebody else's request to end: a later short one overtakes an early long one."""
+    many = Engine(engine.judges, engine.pool, batch_tokens=16)
+    engine.pool.shrink(0)
+    batcher = Batcher(many)
+    order: list[str] = []
 
-    batcher = Batcher(score)
+    async def ask(name: str, step: str) -> None:
+        tree = Tree((Message("user", name),), "", (step,))
+        await batcher.score(ScoreRequest(tree, "step", ("m",), name))
+        order.append(name)
+
+    async with anyio.create_task_group() as running:
+        async with anyio.create_task_group() as callers:
+            callers.start_soon(ask, "long", "### Step 1. We add and add and add.\n\n" * 12)
+            callers.start_soon(ask, "short", "### Step 1. No.\n\n")
+            running.start_soon(batcher.run)
+        running.cancel_scope.cancel()
+    assert order == ["short", "long"]
+
+
+async def test_a_failing_device_fails_its_callers_and_not_the_next_ones(engine: Engine) -> None:
+    model = engine.judges["m"]._model
+    forward = model.base_model.forward
+    engine.pool.shrink(0)
+    batcher = Batcher(engine)
     async with anyio.create_task_group() as running:
         running.start_soon(batcher.run)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            await batcher.score(ScoreRequest(REQUEST.tree, "step", ("m",), "boom"))
+        model.base_model.forward = lambda **inputs: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            await batcher.score(REQUEST)
+        model.base_model.forward = forward
         assert (await batcher.score(REQUEST)).batch_size == 1
         running.cancel_scope.cancel()

@@ -1,0 +1,288 @@
+"""One model on its device: rows of tokens in, their log-probabilities out, no token of a known prefix run twice.
+
+A row is read in as many forwards as a budget of tokens wants; each forward takes what many rows need next, as one
+packed tree (`scoring.attention`) on top of what is known (`scoring.cache`). The vocabulary is projected only where
+something is scored, a few positions at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from scoring.attention import NAME, Plan
+from scoring.cache import Node, Pool, PrefixTree, hidden_between
+from scoring.errors import BadScoreRequest, UnsupportedModel
+from scoring.tokens import Elicitation, Encoder, Row
+
+_LOGIT_BYTES = 1 << 26
+"""How much of the logits, tokens x vocabulary in fp32, exists at a time."""
+
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
+"""How far, in nats a token, a model may be from its plain forward before it is refused."""
+
+
+@dataclass(eq=False, slots=True)
+class Reading:
+    """A row on its way through a model. `logs` are the log-probabilities of its scored tokens once it is `done`."""
+
+    row: Row
+    at: Node | None = None
+    fresh: int = 0
+    written: list[int] = field(default_factory=list)
+    logs: tuple[float, ...] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.row.ids + tuple(self.written)
+
+    @property
+    def goal(self) -> int:
+        """How many tokens must be read: the last scored one only if something may follow it."""
+        if self.row.write:
+            return len(self.row.ids) + len(self.written)
+        return max(self.row.keep, self.row.end - 1)
+
+    @property
+    def left(self) -> int:
+        """Tokens still to read, as far as known."""
+        return self.goal - (self.at.depth if self.at is not None else 0)
+
+
+class Judge:
+    """One model with its tokenizer, its tree in a pool of memory, and its counters."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: Pool, elicitation: Elicitation) -> None:
+        """Raises `UnsupportedModel` for a model that this engine would not score exactly."""
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
+            raise UnsupportedModel(f"{name}: only full attention is supported, not {', '.join(sorted(kinds))}")
+        self.name = name
+        self.encoder = Encoder(tokenizer, elicitation)
+        self.forwarded = 0
+        self.reused = 0
+        self._model = model.eval()
+        self._longest = int(model.config.max_position_embeddings)
+        self._pool = pool
+        self._tree = PrefixTree(pool, _bytes_per_token(model))
+        self._attend_exactly()
+
+    @classmethod
+    def load(cls, name: str, location: str, *, device: str, dtype: str, pool: Pool, elicitation: Elicitation) -> Judge:
+        """Load a checkpoint folder or hub name. `device` and `dtype` may be "auto"."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
+        model.to(device)
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        return cls(name, model, tokenizer, pool=pool, elicitation=elicitation)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What a cached token takes."""
+        return self._tree.bytes_per_token
+
+    def check(self, rows: Sequence[Row]) -> int:
+        """The bytes that these rows need at the same time, at most.
+
+        Raises:
+            BadScoreRequest: the model cannot read one of them whole, one scores nothing, or they need more memory
+                than there is.
+        """
+        for row in rows:
+            if (longest := len(row.ids) + row.write) > self._longest:
+                message = f"{longest} tokens are more than {self.name} can read ({self._longest})"
+                raise BadScoreRequest(message, param="tree", code="context_length_exceeded")
+            if row.end <= row.start and not row.write:
+                raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
+        size = _distinct(rows) * self.bytes_per_token
+        if size > self._pool.budget:
+            message = f"{self.name} would need {size >> 20} MiB for this tree; its budget is {self._pool.budget >> 20}"
+            raise BadScoreRequest(message, param="tree", code="kv_budget_exceeded")
+        return size
+
+    def close(self, reading: Reading) -> None:
+        """Whatever nobody else needs and none will read again goes; the rest may be dropped from now on."""
+        if reading.at is not None:
+            self._tree.release(reading.at)
+            reading.at = None
+
+    @torch.inference_mode()
+    def forward(self, searches: Sequence[Sequence[Reading]], tokens: int) -> None:
+        """Read on in one forward of so many new tokens at most, and score the readings that come to their end.
+
+        Every search gets an equal share; what is left over goes to the first.
+
+        Raises:
+            torch.OutOfMemoryError: as the device does; every reading is then where it was.
+        """
+        readings = [reading for search in searches for reading in search]
+        before = [(reading, reading.at, reading.fresh) for reading in readings]
+        new: list[Node] = []
+        for search in searches:
+            share = max(1, tokens // len(searches))
+            for reading in search:
+                share -= self._walk(reading, share, new)
+        left = tokens - sum(reading.fresh - fresh for reading, _, fresh in before)
+        for reading in readings:
+            left -= self._walk(reading, left, new)
+        try:
+            if new:
+                self._run(Plan.over(self._tree.root, new))
+            ended = [reading for reading in readings if reading.left == 0]
+            self._score([reading for reading in ended if not reading.row.write])
+            for reading in ended:
+                if reading.row.write:
+                    self._write(reading)
+        except BaseException:
+            for reading, at, fresh in before:
+                self._take_back(reading, at, fresh)
+            raise
+
+    def _walk(self, reading: Reading, allowed: int, planned: list[Node]) -> int:
+        """Follow what is known, and plan up to `allowed` tokens more; how many it were."""
+        ids, goal = reading.ids, reading.goal
+        if reading.at is None:
+            self._move(reading, self._tree.root)
+        before = reading.fresh
+        for stop, passing in ((min(reading.row.keep, goal), False), (goal, True)):
+            assert reading.at is not None
+            known = self._tree.match(reading.at, ids[reading.at.depth : stop])
+            self.reused += known.depth - reading.at.depth
+            self._move(reading, known)
+            if not passing:
+                for node in known.upwards():
+                    node.passing = False
+            if known.depth < stop and allowed > 0:
+                step = self._tree.extend(known, ids[known.depth : min(stop, known.depth + allowed)], passing=passing)
+                reading.at = step
+                planned.append(step)
+                reading.fresh += len(step.tokens)
+                allowed -= len(step.tokens)
+            if reading.at.depth < stop:
+                break
+        return reading.fresh - before
+
+    def _move(self, reading: Reading, node: Node) -> None:
+        """Pin where the reading is now, and no longer where it was."""
+        node.pins += 1
+        if reading.at is not None:
+            reading.at.pins -= 1
+        reading.at = node
+
+    def _take_back(self, reading: Reading, at: Node | None, fresh: int) -> None:
+        """Return a reading that waits for what was planned, and never ran, to where it was."""
+        if reading.at is not None and reading.at.memory is None and reading.at is not self._tree.root:
+            if at is not None:
+                at.pins += 1
+            self._tree.release(reading.at)
+            reading.at, reading.fresh = at, fresh
+
+    def _run(self, plan: Plan) -> None:
+        ids, positions = plan.inputs(self._model.device)
+        output = self._model.base_model(input_ids=ids, position_ids=positions, use_cache=False, plan=plan)
+        for node, memory in zip(plan.nodes, plan.memories(output.last_hidden_state[0]), strict=True):
+            node.memory = memory
+        self.forwarded += plan.size
+
+    def _score(self, readings: Sequence[Reading]) -> None:
+        """The log-probabilities of what is scored in readings that have come to their end; equal rows once."""
+        rows = {reading.row: reading.at for reading in readings}
+        spans = [(row, node) for row, node in rows.items() if node is not None]
+        if not spans:
+            return
+        hidden = torch.cat([hidden_between(node, row.start - 1, row.end - 1) for row, node in spans])
+        targets = torch.tensor([token for row, _ in spans for token in row.ids[row.start : row.end]])
+        logs = iter(self._log_probs(hidden, targets.to(hidden.device)).tolist())
+        found = {row: tuple(next(logs) for _ in range(row.start, row.end)) for row, _ in spans}
+        for reading in readings:
+            reading.logs = found[reading.row]
+
+    def _log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """log p of each of T targets, predicted from `hidden` (T, E), without all logits at once: (T,)."""
+        head = self._model.get_output_embeddings()
+        step = max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
+        parts = []
+        for first in range(0, len(targets), step):
+            logits = head(hidden[first : first + step]).float()  # (S, V)
+            picked = logits.gather(1, targets[first : first + step, None])[:, 0]
+            parts.append(picked - logits.logsumexp(-1))
+        return torch.cat(parts)
+
+    def _write(self, reading: Reading) -> None:
+        """The likeliest next token of a reading that writes; it is read in the next forward, or was the last."""
+        assert reading.at is not None
+        hidden = hidden_between(reading.at, reading.at.depth - 1, reading.at.depth)
+        reading.written.append(int(self._model.get_output_embeddings()(hidden)[0].argmax()))
+        if len(reading.written) < reading.row.write and not self.encoder.ends_answer(reading.written):
+            return
+        known = len(reading.row.ids)
+        row = Row(reading.ids, known, known + len(reading.written), reading.row.keep)
+        whole = Reading(row, reading.at)
+        self._score([whole])
+        reading.logs = whole.logs
+        reading.written.pop()  # nothing follows it, so it is never read
+
+    def _attend_exactly(self) -> None:
+        """Read a small tree by this engine and plainly, and refuse a model for which they differ.
+
+        Configurations cannot be trusted to name everything (capped logits, scaled ones, biases of positions): what
+        is scored wrongly here is refused here.
+        """
+        size = min(24, self._longest)
+        ids = tuple((7 * i + 3) % self._model.get_output_embeddings().weight.shape[0] for i in range(size))
+        rows = [Row(ids[:8], 4, 8, 8), Row(ids, 8, size, size), Row(ids[:6] + ids[9:12], 6, 9, 6)]
+        self._model.set_attn_implementation("eager")
+        wanted = [self._plainly(row) for row in rows]
+        readings = [Reading(row) for row in rows]
+        try:
+            self._model.set_attn_implementation(NAME)
+            for tokens in (5, 2 * size):
+                self.forward([readings], tokens)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
+            if isinstance(exc, torch.OutOfMemoryError):
+                raise
+            raise UnsupportedModel(f"{self.name}: this model cannot be read as a tree: {exc}") from exc
+        off = max(
+            abs(got - want)
+            for reading, logs in zip(readings, wanted, strict=True)
+            for got, want in zip(reading.logs or (float("inf"),) * len(logs), logs, strict=True)
+        )
+        for reading in readings:
+            self.close(reading)
+        self._tree.clear()
+        self.forwarded = self.reused = 0
+        if not off <= _TOLERANCE[self._model.dtype]:
+            raise UnsupportedModel(f"{self.name}: scores would be off by {off:.3g} nats a token")
+
+    @torch.inference_mode()
+    def _plainly(self, row: Row) -> list[float]:
+        """The log-probabilities of a row by the model's own forward."""
+        ids = torch.tensor([row.ids], device=self._model.device)
+        logs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0].float(), -1)
+        return [float(logs[at - 1, row.ids[at]]) for at in range(row.start, row.end)]
+
+
+def _bytes_per_token(model: Any) -> int:
+    """Keys, values and the final hidden state of one token."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int((2 * config.num_hidden_layers * heads * width + config.hidden_size) * model.dtype.itemsize)
+
+
+def _distinct(rows: Sequence[Row]) -> int:
+    """How many tokens a tree of these rows has, with what may be written after them."""
+    total = 0
+    last: tuple[int, ...] = ()
+    for ids, write in sorted((row.ids, row.write) for row in rows):
+        same = next((i for i, (a, b) in enumerate(zip(last, ids, strict=False)) if a != b), min(len(last), len(ids)))
+        total, last = total + len(ids) - same + write, ids
+    return total
