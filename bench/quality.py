@@ -36,7 +36,7 @@ from proxy.service import Ensemble, Job
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A row of the table: settings, and the teachers where not all of the ensemble's."""
+    """A row of the table: settings, and the teachers and the meta-prover where not the configured ones."""
 
     name: str
     strategy: str
@@ -44,6 +44,7 @@ class Method:
     beam_width: int = 4
     samples: int = 1
     teachers: tuple[str, ...] = ()
+    meta_prover: str = ""
 
     def settings(self, base: Settings, seed: int) -> Settings:
         sampling = replace(base.sampling, seed=seed)
@@ -86,6 +87,17 @@ def methods(teachers: Sequence[str]) -> list[Method]:
             Method(f"homogeneous {teacher}, beam B=4, reference", "beam", samples=3, teachers=(teacher,))
             for teacher in teachers[:1]
         ),
+        # The paper's meta-prover is one of its teachers; one that makes mistakes of its own shows what width is worth.
+        *(
+            Method(f"{name}, reference, judged by {teacher}", strategy, beam_width=width, meta_prover=teacher)
+            for teacher in teachers[:1]
+            for name, strategy, width in [
+                ("curation", "curation", 4),
+                ("greedy B=1", "greedy", 1),
+                ("beam B=2", "beam", 2),
+                ("beam B=4", "beam", 4),
+            ]
+        ),
         Method("curation, cross-perplexity", "curation", "cross"),
         Method("greedy B=1, cross-perplexity", "greedy", "cross"),
         Method("beam B=4, cross-perplexity", "beam", "cross"),
@@ -101,10 +113,13 @@ async def measure(parts: Parts, ensemble: Ensemble, method: Method, number: int,
     reads_answer = method.score.startswith("predictive") and method.strategy not in ("single", "random", "longest")
     asked = Problem(f"bench-{number}", (Message("user", problem.text),), references=(answer,) if reads_answer else ())
     settings = method.settings(ensemble.settings, seed=number)
+    service = parts.service
+    if method.meta_prover:
+        service = replace(service, scorer=replace(service.scorer, meta_prover=method.meta_prover))
     job = Job(asked, replace(ensemble, panel=panel), settings, time.time())
     began = time.monotonic()
     try:
-        result, journal = await parts.service.decode(job)
+        result, journal = await service.decode(job)
     except CordError:
         return Run(method.name, number, False, None, 0, 0, time.monotonic() - began)
     seconds = time.monotonic() - began

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import closing
 
 
 def main() -> int:
@@ -40,14 +41,15 @@ def main() -> int:
             for name in {**templates, **closings}
         },
     )
-    uvicorn.run(
-        build_app(engine),
-        host=arguments.host,
-        port=arguments.port,
-        uds=arguments.uds,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
+    with closing(engine):
+        uvicorn.run(
+            build_app(engine),
+            host=arguments.host,
+            port=arguments.port,
+            uds=arguments.uds,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
     return 0
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 from scoring.cache import Pool
-from scoring.errors import BadScoreRequest, ScorerUnavailable
+from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
 from scoring.judge import Judge, Reading
 from scoring.objective import Marks, Passage, objective
+from scoring.remote import Address, RemoteJudge
 from scoring.tokens import Elicitation
 from scoring.types import CandidateScore, ScoreRequest
 
@@ -95,9 +96,14 @@ class Engine:
     """
 
     def __init__(
-        self, judges: Mapping[str, Judge], pool: Pool, *, batch_tokens: int = 4096, revision: str = ""
+        self,
+        judges: Mapping[str, Judge | RemoteJudge],
+        pool: Pool,
+        *,
+        batch_tokens: int = 4096,
+        revision: str = "",
     ) -> None:
-        """`pool` is the one the judges were made with."""
+        """`pool` is the one the local judges were made with."""
         self.judges = dict(judges)
         self.pool = pool
         self.revision = revision
@@ -118,19 +124,20 @@ class Engine:
         batch_tokens: int = 4096,
         elicitations: Mapping[str, Elicitation] | None = None,
     ) -> Engine:
-        """Load checkpoints by name. `kv_budget_mb` MiB of cache are for all of them; elicitations go by model."""
+        """Load checkpoints by name, folders, hub names or addresses (`scoring.remote.Address`) of served models.
+
+        `kv_budget_mb` MiB of cache are for all of them; elicitations go by model.
+        """
         pool = Pool(kv_budget_mb << 20)
-        judges = {
-            name: Judge.load(
-                name,
-                location,
-                device=device,
-                dtype=dtype,
-                pool=pool,
-                elicitation=(elicitations or {}).get(name, Elicitation()),
-            )
-            for name, location in models.items()
-        }
+        judges: dict[str, Judge | RemoteJudge] = {}
+        for name, location in models.items():
+            elicitation = (elicitations or {}).get(name, Elicitation())
+            if (address := Address.parse(location)) is not None:
+                judges[name] = RemoteJudge.load(name, address, elicitation=elicitation)
+            else:
+                judges[name] = Judge.load(
+                    name, location, device=device, dtype=dtype, pool=pool, elicitation=elicitation
+                )
         return cls(judges, pool, batch_tokens=batch_tokens, revision=_revision(models))
 
     def open(self, request: ScoreRequest) -> Task:
@@ -159,6 +166,17 @@ class Engine:
             raise BadScoreRequest(message, param="models", code="kv_budget_exceeded")
         return Task(request, passages, readings, size)
 
+    def fetch(self, task: Task) -> None:
+        """Have its rows read by those of its models that are served elsewhere, before it is added; blocks.
+
+        Raises:
+            ScoringError: as `RemoteJudge.read`.
+        """
+        for name, readings in task.readings.items():
+            judge = self.judges[name]
+            if isinstance(judge, RemoteJudge):
+                judge.read(readings)
+
     def add(self, task: Task) -> None:
         """Have a task worked on by the next steps. May be called from any thread."""
         self._arrived.append(task)
@@ -179,9 +197,10 @@ class Engine:
         for task in admitted:
             task.began = task.began or time.monotonic()
             task.together = max(task.together, len(admitted))
-        for name in self.judges:
-            if wanting := [task for task in admitted if name in task.readings and task.error is None]:
-                self._forward(name, wanting)
+        for name, judge in self.judges.items():
+            wanting = [task for task in admitted if name in task.readings and task.error is None]
+            if wanting and isinstance(judge, Judge):
+                self._forward(judge, wanting)
         ended = [task for task in self._running if task.cancelled or task.error is not None or task.complete]
         for task in ended:
             self._end(task)
@@ -193,14 +212,21 @@ class Engine:
         tasks = []
         for request in requests:
             try:
-                tasks.append(self.open(request))
-            except BadScoreRequest as exc:
-                tasks.append(Task(request, [], {}, 0, error=exc))
-                continue
-            self.add(tasks[-1])
+                task = self.open(request)
+                self.fetch(task)
+                self.add(task)
+            except ScoringError as exc:
+                task = Task(request, [], {}, 0, error=exc)
+            tasks.append(task)
         while self.busy:
             self.step()
         return tasks
+
+    def close(self) -> None:
+        """Let go of the connections to models that are served elsewhere."""
+        for judge in self.judges.values():
+            if isinstance(judge, RemoteJudge):
+                judge.disconnect()
 
     def _admitted(self) -> list[Task]:
         """The oldest tasks whose trees fit into the budget together; work ahead only when there is no other."""
@@ -213,18 +239,18 @@ class Engine:
             admitted.append(task)
         return admitted
 
-    def _forward(self, name: str, tasks: Sequence[Task]) -> None:
+    def _forward(self, judge: Judge, tasks: Sequence[Task]) -> None:
         searches: dict[str, list[Reading]] = {}
         for task in tasks:
             searches.setdefault(task.request.request_id, []).extend(
-                reading for reading in task.readings[name] if reading.logs is None
+                reading for reading in task.readings[judge.name] if reading.logs is None
             )
         try:
-            self.judges[name].forward(list(filter(None, searches.values())), self._tokens)
+            judge.forward(list(filter(None, searches.values())), self._tokens)
         except torch.OutOfMemoryError as exc:
-            self._shrink(name, tasks, exc)
+            self._shrink(judge.name, tasks, exc)
         except Exception as exc:  # whatever a device raises must not strand the callers
-            log.exception("%s failed", name)
+            log.exception("%s failed", judge.name)
             for task in tasks:
                 task.error = exc
         else:

@@ -72,7 +72,9 @@ def _parse(body: bytes, name: str) -> CompletionRequest:
         raise BadRequest(
             f"the model {asked.model!r} is not served here", param="model", code="model_not_found", status=404
         )
-    for field, wanted in (("echo", asked.echo), ("logprobs", asked.logprobs is not None)):
+    streamed_logs = asked.stream and asked.prompt_logprobs is not None
+    unsupported = {"echo": asked.echo, "logprobs": asked.logprobs is not None, "prompt_logprobs": streamed_logs}
+    for field, wanted in unsupported.items():
         if wanted:
             raise BadRequest(f"{field} is not supported", param=field)
     return asked
@@ -112,6 +114,7 @@ def _jobs(engine: Engine, asked: CompletionRequest) -> tuple[list[Job], asyncio.
             keep_stop=asked.include_stop_str_in_output,
             ignore_eos=asked.ignore_eos,
             sink=sink(index),
+            wants_logs=asked.prompt_logprobs is not None,
         )
         for index in range(asked.n)
     ]
@@ -165,7 +168,10 @@ class _Completion(Response):
                 ends[index] = delta
         if any(end.finish == "error" for end in ends.values()):
             return await JSONResponse(wire.failure("the model failed"), status_code=500)(scope, receive, send)
-        choices = [wire.choice(i, text, ends[i].finish, ends[i].stop) for i, text in enumerate(texts)]
+        choices = [
+            wire.choice(i, text, ends[i].finish, ends[i].stop, self._prompt_logs(self._jobs[i]))
+            for i, text in enumerate(texts)
+        ]
         body = {**self._head, "choices": choices, "usage": self._usage(ends)}
         await JSONResponse(body)(scope, receive, send)
 
@@ -186,6 +192,10 @@ class _Completion(Response):
         if with_usage:
             await self._send(send, wire.event({**self._head, "choices": [], "usage": self._usage(ends)}))
         await self._send(send, b"data: [DONE]\n\n", more=False)
+
+    @staticmethod
+    def _prompt_logs(job: Job) -> list[Any] | None:
+        return wire.prompt_logprobs(job.prompt, job.prompt_logs) if job.wants_logs else None
 
     @staticmethod
     async def _send(send: Send, body: bytes, more: bool = True) -> None:

@@ -43,7 +43,10 @@ Sink = Callable[[Delta], None]
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One sequence to be written, and where it stands. `cancelled` may be set from any thread."""
+    """One sequence to be written, and where it stands. `cancelled` may be set from any thread.
+
+    With `wants_logs`, `prompt_logs` are set before the first delta: log p of each prompt token but the first, in nats.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -53,6 +56,8 @@ class Job:
     keep_stop: bool
     ignore_eos: bool
     sink: Sink
+    wants_logs: bool = False
+    prompt_logs: tuple[float, ...] = ()
     cancelled: bool = False
     written: list[int] = field(default_factory=list)
     shown: tuple[int, int] = (0, 0)  # the window of tokens that is decoded to find the next text
@@ -158,6 +163,8 @@ class Engine:
         positions = torch.arange(longest, device=device)[None].expand(len(jobs), -1)
         past = DynamicCache()
         ends, which = (lengths - 1).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        if any(job.wants_logs for job in jobs):
+            ends, which = torch.arange(longest, device=device), lengths - 1
         logits: Tensor = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -167,6 +174,10 @@ class Engine:
             logits_to_keep=ends,
         ).logits  # (B, ends, V)
         self._rows.append(past, [len(job.prompt) for job in jobs])
+        for i, job in enumerate(jobs):
+            if job.wants_logs:
+                logs = torch.log_softmax(logits[i, : len(job.prompt) - 1].float(), -1)
+                job.prompt_logs = tuple(logs.gather(1, ids[i, 1 : len(job.prompt), None])[:, 0].tolist())
         return logits[torch.arange(len(jobs), device=device), which].float()
 
     def _decode(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +37,7 @@ class CompletionRequest(BaseModel):
     add_special_tokens: bool = True
     echo: Annotated[bool, Field(json_schema_extra={"supported": False})] = False
     logprobs: int | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -53,9 +55,17 @@ class BadRequest(Exception):
         self.body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
 
 
-def choice(index: int, text: str, finish: str | None, stop: str | None) -> dict[str, Any]:
+def choice(
+    index: int, text: str, finish: str | None, stop: str | None, prompt_logprobs: Sequence[Any] | None = None
+) -> dict[str, Any]:
     """One choice, whole or a piece of it."""
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish, "stop_reason": stop}
+    said = {"index": index, "text": text, "logprobs": None, "finish_reason": finish, "stop_reason": stop}
+    return said if prompt_logprobs is None else {**said, "prompt_logprobs": prompt_logprobs}
+
+
+def prompt_logprobs(prompt: Sequence[int], logs: Sequence[float]) -> list[dict[str, Any] | None]:
+    """What each token of the prompt had as its log-probability, by its id; nothing precedes the first."""
+    return [None, *({str(token): {"logprob": log}} for token, log in zip(prompt[1:], logs, strict=True))]
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

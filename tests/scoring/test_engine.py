@@ -32,10 +32,10 @@ def parts(kind: str, template: str = tiny.THINKING) -> tuple[Any, Any]:
     return tiny.model(kind, len(words)), words
 
 
-def judge(kind: str, template: str = tiny.THINKING, pool: Pool | None = None) -> Judge:
+def judge(kind: str, template: str = tiny.THINKING, pool: Pool | None = None, name: str = "m") -> Judge:
     words = tiny.tokenizer(template)
     pool = pool or Pool(1 << 24)
-    return Judge("m", tiny.model(kind, len(words)), words, pool=pool, elicitation=Elicitation())
+    return Judge(name, tiny.model(kind, len(words)), words, pool=pool, elicitation=Elicitation())
 
 
 def engine(kind: str = "llama", template: str = tiny.THINKING, budget: int = 1 << 24, tokens: int = 4096) -> Engine:
@@ -342,7 +342,7 @@ def test_chunks_of_one_length_are_compared() -> None:
 
 def test_a_contrastive_score_takes_away_what_the_proposer_found() -> None:
     pool = Pool(1 << 24)
-    scorer = Engine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool)}, pool)
+    scorer = Engine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool, name="p")}, pool)
     tree = Tree(TALK, "", (STEP_1, STEP_2))
     both = [one(scorer, ScoreRequest(tree, "step", (name,))) for name in ("m", "p")]
     contrast = one(scorer, ScoreRequest(tree, "contrastive", ("m", "p")))
@@ -363,7 +363,7 @@ def test_several_references_count_as_the_best_or_as_their_mean() -> None:
 
 def test_cross_likelihood_is_the_mean_over_judges_in_nats_a_byte() -> None:
     pool = Pool(1 << 24)
-    judges = {"a": judge("llama", pool=pool), "b": judge("qwen3", template=tiny.PLAIN, pool=pool)}
+    judges = {"a": judge("llama", pool=pool, name="a"), "b": judge("qwen3", tiny.PLAIN, pool, "b")}
     asked = ScoreRequest(Tree(TALK, "", (STEP_1,)), "cross", ("a", "b"))
     [score] = one(Engine(judges, pool), asked)
     assert score.nats == pytest.approx(sum(part.nats for part in score.per_model) / 2)

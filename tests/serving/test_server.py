@@ -43,7 +43,7 @@ def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[h
     thread.join()
 
 
-def complete(client: httpx.Client, prompt: str = PROMPTS[0], **options: Any) -> dict[str, Any]:
+def complete(client: httpx.Client, prompt: str | list[int] = PROMPTS[0], **options: Any) -> dict[str, Any]:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0, **options}
     reply = client.post("/v1/completions", json=body)
     assert reply.status_code == 200, reply.text
@@ -57,6 +57,17 @@ def stream(client: httpx.Client, **options: Any) -> list[dict[str, Any]]:
         lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
+
+
+def test_log_probabilities_of_a_prompt_equal_a_plain_forward(client: httpx.Client, folder: Path) -> None:
+    model, words = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = words(PROMPTS[3])["input_ids"]
+    first, *rest = complete(client, ids, max_tokens=1, prompt_logprobs=0)["choices"][0]["prompt_logprobs"]
+    with torch.inference_mode():
+        logs = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
+    assert first is None
+    for at, entry in enumerate(rest, 1):
+        assert entry == {str(ids[at]): {"logprob": pytest.approx(float(logs[at - 1, ids[at]]), abs=1e-4)}}
 
 
 def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(client: httpx.Client, folder: Path) -> None:
