@@ -81,7 +81,7 @@ class ScorerConfig(_Section):
     models: dict[Name, str]
     meta_prover: Name
     judges: tuple[Name, ...] = ()
-    reference_free: Literal["cross", "step"] = "cross"
+    reference_free: Literal["cross", "step", "chunks", "worst-chunk", "confidence"] = "cross"
     url: str | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -6,6 +6,7 @@ scoring request only when the problem brought them and the objective is one that
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.decoder.types import Problem, Score, ScorePart, Source
@@ -30,6 +31,10 @@ OBJECTIVES = {
     "predictive": Objective(Source.REFERENCE, panel=False, adds_up=False),
     "predictive-mean": Objective(Source.REFERENCE, panel=False, adds_up=False),
     "step": Objective(Source.NONE, panel=False, adds_up=True),
+    "predictive-arithmetic": Objective(Source.REFERENCE, panel=False, adds_up=False),
+    "confidence": Objective(Source.NONE, panel=False, adds_up=False),
+    "chunks": Objective(Source.NONE, panel=False, adds_up=True),
+    "worst-chunk": Objective(Source.NONE, panel=False, adds_up=True),
     "cross": Objective(Source.NONE, panel=True, adds_up=True),
 }
 """By the names of the scoring service's objectives."""
@@ -47,11 +52,10 @@ class RemoteScorer:
         """Score one step; see `decoder.ports.Scorer`."""
         kind = OBJECTIVES[objective]
         answers = problem.references if kind.source is Source.REFERENCE else ()
-        messages = tuple(Message(message.role, message.content) for message in problem.messages)
         request = ScoreRequest(
-            tree=Tree(messages, prefix, (step,), answers),
+            tree=Tree(_messages(problem), prefix, (step,), answers),
             objective=objective,
-            models=self.judges if kind.panel else (self.meta_prover,),
+            models=self._models(kind),
             request_id=problem.id,
         )
         try:
@@ -73,3 +77,22 @@ class RemoteScorer:
             batch_size=reply.batch_size,
             tokens_forwarded=reply.tokens_forwarded,
         )
+
+    async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
+        """Have the beginning of a step read when nothing else waits; see `decoder.ports.Scorer`."""
+        request = ScoreRequest(
+            tree=Tree(_messages(problem), prefix, (begun,)),
+            objective="step",
+            models=self._models(OBJECTIVES[objective]),
+            request_id=problem.id,
+            ahead=True,
+        )
+        with suppress(ScorerUnavailable, BadScoreRequest):
+            await self.client.score(request)
+
+    def _models(self, kind: Objective) -> tuple[str, ...]:
+        return self.judges if kind.panel else (self.meta_prover,)
+
+
+def _messages(problem: Problem) -> tuple[Message, ...]:
+    return tuple(Message(message.role, message.content) for message in problem.messages)

@@ -16,7 +16,7 @@ from proxy.errors import RequestError
 
 _SEARCH_FIELDS = (
     "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum", "patience_s",
-    "answerer",
+    "read_ahead", "answerer",
 )  # fmt: skip
 _BUDGET_FIELDS = {
     "max_steps": "steps",
@@ -49,6 +49,7 @@ class SearchOptions(BaseModel):
     commit_lag: Annotated[int, Field(ge=0, le=1024)] | None = None
     quorum: Annotated[float, Field(ge=0, le=1)] | None = None
     patience_s: Annotated[float, Field(ge=0, le=3600)] | None = None
+    read_ahead: bool | None = None
     answerer: Name | None = None
     max_steps: Annotated[int, Field(ge=1, le=1024)] | None = None
     step_tokens: Tokens | None = None

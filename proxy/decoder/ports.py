@@ -41,3 +41,7 @@ class Scorer(Protocol):
             ScorerError: the scorer is away, or cannot take this text.
         """
         ...
+
+    async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
+        """Make ready to score a step of which so much has been written. A hint: nothing is raised, or lost without."""
+        ...

@@ -38,6 +38,9 @@ from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Ask, Candidate, FinishReason, Problem, Result, Score, Settings, StopCause, Trajectory
 from proxy.errors import ScorerError, SearchError, TeacherError
 
+_READ_AHEAD_CHARS = 64
+"""A step is handed to the scorer while it is written whenever so much more of it is there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
@@ -118,6 +121,23 @@ class _Barrier:
         del self.out[id]
         if not self.out or (self.landed and len(self.out) <= self.spare):
             self.reached.set()
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A step while it is being written. `news` is set when there is more of it, or it has `ended`."""
+
+    text: str = ""
+    ended: bool = False
+    news: anyio.Event = field(default_factory=anyio.Event)
+
+    def hear(self, delta: str) -> None:
+        self.text += delta
+        self.news.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self.news.set()
 
 
 @dataclass(slots=True)
@@ -234,7 +254,10 @@ class _Decoding:
         barrier = _Barrier({first + i: teacher for i, (_, teacher) in enumerate(asks)}, spare)
         async with anyio.create_task_group() as group:
             for i, (trajectory, teacher) in enumerate(asks):
-                group.start_soon(self._propose, barrier, first + i, trajectory, teacher)
+                draft = _Draft()
+                group.start_soon(self._propose, barrier, first + i, trajectory, teacher, draft)
+                if self._reads_ahead:
+                    group.start_soon(self._read_ahead, trajectory, draft)
             await barrier.reached.wait()
             with anyio.move_on_after(self.settings.patience_s):
                 while barrier.out and barrier.broken is None:
@@ -250,12 +273,13 @@ class _Decoding:
             raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
         return barrier.landed
 
-    async def _propose(self, barrier: _Barrier, id: int, prefix: Trajectory, teacher: Teacher) -> None:
+    async def _propose(self, barrier: _Barrier, id: int, prefix: Trajectory, teacher: Teacher, draft: _Draft) -> None:
         """One proposal from the call to its score. A failing teacher is an event; a failing scorer ends the step."""
         depth = len(prefix.candidates) + 1
         self.emit(Asked(id, prefix.tip, depth, teacher.name))
         try:
-            written = await teacher.write(self._step_ask(prefix, depth, id))
+            written = await teacher.write(self._step_ask(prefix, depth, id), draft.hear if self._reads_ahead else None)
+            draft.end()
             text = self.segmentation.canonical(depth, written.text)
             tokens = (written.prompt_tokens, written.completion_tokens)
             candidate = Candidate(id, prefix.tip, depth, teacher.name, text, written.ended, *tokens)
@@ -273,7 +297,24 @@ class _Decoding:
         except ScorerError as exc:
             barrier.broken = exc
             barrier.reached.set()
+        draft.end()
         barrier.settle(id)
+
+    @property
+    def _reads_ahead(self) -> bool:
+        return self.settings.read_ahead and self.strategy.rank == "score"
+
+    async def _read_ahead(self, prefix: Trajectory, draft: _Draft) -> None:
+        """Let the scorer read a step while it is written, so that only its end is left to read when it is done."""
+        depth, known = len(prefix.candidates) + 1, 0
+        while not draft.ended:
+            await draft.news.wait()
+            draft.news = anyio.Event()
+            # The last word may still grow into other tokens.
+            begun = self.segmentation.canonical(depth, draft.text).rstrip().rpartition(" ")[0]
+            if not draft.ended and len(begun) >= known + _READ_AHEAD_CHARS:
+                known = len(begun)
+                await self.scorer.read(self.problem, prefix.text, begun, self.settings.score)
 
     def _step_ask(self, prefix: Trajectory, depth: int, id: int) -> Ask:
         return Ask(

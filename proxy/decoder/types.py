@@ -74,6 +74,7 @@ class Settings:
         commit_lag: a step is sent at the latest when it lies this many steps back; None waits for convergence.
         quorum: share of a step's proposals that must have been scored before stragglers may be left behind.
         patience_s: seconds granted to stragglers after the quorum.
+        read_ahead: whether the scorer reads steps while they are being written.
         answerer: the teacher that writes the final answer; None is the one that closed the thinking.
     """
 
@@ -86,6 +87,7 @@ class Settings:
     commit_lag: int | None = 8
     quorum: float = 0.75
     patience_s: float = 20.0
+    read_ahead: bool = False
     answerer: str | None = None
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)

@@ -66,6 +66,9 @@ class Scorer:
         source = Source.REFERENCE if problem.references else Source.NONE
         return Score(nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9)
 
+    async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
+        """Nothing to make ready."""
+
 
 OPTIONS = ApiOptions(
     scores=frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"}),

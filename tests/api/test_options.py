@@ -14,7 +14,9 @@ from proxy.decoder.types import Budget, Sampling, Settings
 from proxy.errors import RequestError
 
 KNOWN = frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"})
-CONFIGURED = Settings("greedy", "step", 2, 3, 0.5, 0.7, 4, 0.5, 1.0, "anna", Budget(total_tokens=9), Sampling(0.1))
+CONFIGURED = Settings(
+    "greedy", "step", 2, 3, 0.5, 0.7, 4, 0.5, 1.0, False, "anna", Budget(total_tokens=9), Sampling(0.1)
+)
 
 
 def test_every_key_reaches_its_setting() -> None:
@@ -29,6 +31,7 @@ def test_every_key_reaches_its_setting() -> None:
             "length_penalty": 0.0,
             "commit_lag": 0,
             "patience_s": 0.5,
+            "read_ahead": True,
             "answerer": "ben",
             "max_steps": 6,
             "step_tokens": 7,
@@ -38,7 +41,7 @@ def test_every_key_reaches_its_setting() -> None:
         }
     )
     assert options.apply(CONFIGURED) == Settings(
-        "beam", "contrastive", 5, 2, 1.0, 0.0, 0, 1.0, 0.5, "ben", Budget(6, 7, 8, 10, 9, 11.0), Sampling(0.1)
+        "beam", "contrastive", 5, 2, 1.0, 0.0, 0, 1.0, 0.5, True, "ben", Budget(6, 7, 8, 10, 9, 11.0), Sampling(0.1)
     )
 
 

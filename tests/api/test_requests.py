@@ -268,6 +268,7 @@ OPTIONS_PLAUSIBLE = {
     "commit_lag": st.none() | st.integers(0, 4),
     "quorum": SHARE,
     "patience_s": SHARE,
+    "read_ahead": st.booleans(),
     "answerer": st.sampled_from(["anna", "ben", None]),
     "max_steps": st.integers(1, 3),
     "step_tokens": st.integers(1, 9),

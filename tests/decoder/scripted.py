@@ -43,10 +43,14 @@ class ScriptedScorer:
     judge: Callable[[str, str], float]
     adds_up: bool = False
     history: list[tuple[Problem, str, str, str]] = field(default_factory=list)
+    read_ahead: list[tuple[str, str]] = field(default_factory=list)
 
     async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
         self.history.append((problem, prefix, step, objective))
         return Score(self.judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
+
+    async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
+        self.read_ahead.append((prefix, begun))
 
 
 def counts_to(last: int, mark: str = "") -> Script:

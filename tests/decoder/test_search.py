@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -22,6 +23,7 @@ from proxy.decoder.events import (
     StepDecided,
     TeacherFailed,
 )
+from proxy.decoder.ports import OnText
 from proxy.decoder.search import STRATEGIES, search
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Ask, Budget, Continuation, Message, Problem, Result, Sampling, Settings
@@ -189,6 +191,30 @@ async def test_a_straggler_within_the_patience_still_counts() -> None:
     settings = replace(SETTINGS, quorum=0.5, patience_s=60.0)
     result, _ = await decode([slow, ScriptedTeacher("fast", counts_to(1, "f"))], ScriptedScorer(judge), settings)
     assert result.answerer == "slow"
+
+
+@dataclass
+class Slow(ScriptedTeacher):
+    """A teacher that writes a step of many words, and lets the others run after each."""
+
+    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+        words = [f" word-{i}" for i in range(30)] if ask.answer is None else ["done"]
+        for word in words:
+            if on_text is not None:
+                on_text(word)
+            await anyio.wait_all_tasks_blocked()
+        return says("".join(words), "closed")
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+async def test_the_scorer_reads_a_step_while_it_is_written_if_asked_to(ahead: bool) -> None:
+    scorer = prefers("word")
+    await decode([Slow("slow", counts_to(1))], scorer, replace(SETTINGS, read_ahead=ahead))
+    [(_, prefix, step, _)] = scorer.history
+    assert bool(scorer.read_ahead) == ahead
+    for at, begun in scorer.read_ahead:
+        assert at == prefix and step.startswith(begun + " ")
+    assert all(len(b) - len(a) >= 64 for (_, a), (_, b) in pairwise(scorer.read_ahead))
 
 
 async def test_cancelling_reaches_every_branch_and_is_recorded() -> None:
