@@ -222,6 +222,7 @@ def main() -> int:
         runs = anyio.run(_measured, build_parts(quiet, Path(sockets)), options, done, out)
     rows = summary(runs)
     table = Table(*rows[0])
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
