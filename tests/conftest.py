@@ -8,3 +8,8 @@ import pytest
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which servers, beside the embedded one, tests/backends runs against."""
+    parser.addoption("--backends", default="", metavar="NAME,…", help="also run the teacher contract against these")
