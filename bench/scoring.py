@@ -8,6 +8,7 @@ beside the figure to reach, so the machine's speed drops out; `--json` keeps the
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import random
@@ -174,6 +175,7 @@ def peak(bench: Bench) -> Iterator[list[float]]:
         while not stop.wait(0.002):
             found[0] = max(found[0], now() - before)
 
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be taken again unseen
     before = now()
     thread = threading.Thread(target=watch)
     thread.start()

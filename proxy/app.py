@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -70,6 +71,7 @@ class _Builder:
 
     config: Config
     sockets: Path
+    segmentation: Segmentation
     clients: list[httpx.AsyncClient | ScorerClient] = field(default_factory=list)
     children: list[Child] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
@@ -105,13 +107,15 @@ class _Builder:
         base_url = "http://teacher/v1/" if socket else f"{(params.api_base or '').rstrip('/')}/"
         model = entry.model_name if socket else params.name
         client = self.client(base_url, socket, params.api_key)
-        self.targets.append(Target(entry.model_name, client, "models", required=False))
         self.provenance.append(
             TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
         )
-        return GuardedTeacher(
+        guarded = GuardedTeacher(
             CompatibleTeacher(entry.model_name, model, client, template, DIALECTS[params.provider]), limits
         )
+        examine = partial(guarded.examine, self.segmentation)
+        self.targets.append(Target(entry.model_name, client, "models", required=False, examine=examine))
+        return guarded
 
     def scorer(self) -> tuple[RemoteScorer, Target]:
         scorer = self.config.scorer
@@ -132,13 +136,13 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     Raises:
         ConfigError: a teacher has no usable chat template.
     """
-    builder = _Builder(config, sockets)
+    segmentation = Segmentation(config.segmentation.marker, config.segmentation.instruction)
+    builder = _Builder(config, sockets, segmentation)
     teachers = {entry.model_name: builder.teacher(i, entry) for i, entry in enumerate(config.model_list)}
     scorer, scorer_target = builder.scorer()
     ensembles = {name: _ensemble(name, entry, teachers) for name, entry in config.ensembles.items()}
     for name, teacher in teachers.items():
         ensembles[name] = Ensemble(name, (teacher,), Settings(strategy="single"))
-    segmentation = Segmentation(config.segmentation.marker, config.segmentation.instruction)
     provenance = Provenance(teachers=tuple(builder.provenance))
     log = None
     if config.traces.folder is not None:

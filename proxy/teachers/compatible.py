@@ -42,8 +42,8 @@ DIALECTS = {
     # The template already holds the BOS token; a second one would be added without this.
     "local": Dialect(reports_stop=True, extra={"add_special_tokens": False}),
     "hosted_vllm": Dialect(reports_stop=True, extra={"add_special_tokens": False}),
-    # llama.cpp's Python server penalises repetition by default, even when greedy.
-    "llama_cpp": Dialect(extra={"repeat_penalty": 1.0}),
+    # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution.
+    "llama_cpp": Dialect(extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}),
     "openai": Dialect(),
 }
 """By the provider prefix of `litellm_params.model`."""
@@ -136,8 +136,20 @@ class CompatibleTeacher:
             else:
                 hear(scanner.flush())
         if finish is None:
+            if not any(pieces):
+                await self._raise_reason(payload)
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
         return self._continuation("".join(pieces), _ended(finish, stop, ask), usage, payload["prompt"])
+
+    async def _raise_reason(self, payload: dict[str, Any]) -> None:
+        """Ask again without streaming: llama.cpp's Python server ends a refused stream and its connection wordlessly."""
+        whole = {**payload, "stream": False, "max_tokens": 1}
+        try:
+            reply = await self._client.post("completions", json=whole)
+        except httpx.ReadError:
+            reply = await self._client.post("completions", json=whole)
+        if reply.status_code != 200:
+            raise _failure(self._name, reply)
 
     def _continuation(self, text: str, ended: Ended, usage: Mapping[str, Any] | None, prompt: str) -> Continuation:
         if usage is None:

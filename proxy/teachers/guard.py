@@ -1,7 +1,7 @@
 """A teacher around a teacher: bounded calls, bounded time, and a breaker for one that keeps failing.
 
 A dead teacher must cost a search nothing but its share: after a few failures in a row it is left out at once
-for a while, then tried again with a single call.
+for a while, then tried again with a single call. One that does not continue a half-written turn is refused for good.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import anyio
 
 from proxy.decoder.ports import OnText, Teacher
+from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Ask, Continuation
 from proxy.errors import TeacherError
+from proxy.teachers.canary import complaint
 
 _TRIPS = frozenset({"unreachable", "timeout", "overloaded", "broken"})
 """Failures that speak about the teacher rather than about what it was asked."""
@@ -42,13 +44,28 @@ class GuardedTeacher:
         self._places = anyio.Semaphore(limits.concurrency)
         self._failures = 0
         self._closed_until = 0.0
+        self._refusal: str | None = None
+
+    async def examine(self, segmentation: Segmentation) -> str | None:
+        """Have the teacher go on with a half-written turn; what is wrong with how it does, if anything.
+
+        It is refused from then on, until it is examined again.
+
+        Raises:
+            TeacherError: it could not be asked.
+        """
+        self._refusal = None
+        self._refusal = await complaint(self, segmentation)
+        return self._refusal
 
     @property
     def name(self) -> str:
         return self._teacher.name
 
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
-        """As `Teacher.write`; fails at once while the breaker is open."""
+        """As `Teacher.write`; fails at once while the breaker is open, or once it is refused."""
+        if self._refusal is not None:
+            raise TeacherError(self.name, "refused", self._refusal)
         if self._tripped and self._clock() < self._closed_until:
             raise TeacherError(self.name, "unreachable", f"left out after {self._failures} failures in a row")
         async with self._places:

@@ -36,6 +36,7 @@ class Kind:
     provider: str
     command: Callable[[Path, Path, int], Sequence[str]]
     model: str = "alder"
+    health: str = "health"
     environment: Mapping[str, str] = field(default_factory=dict)
     seeds: bool = True
     overflows: bool = True
@@ -62,6 +63,19 @@ KINDS: dict[str, Kind] = {
             "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "auto",
             "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
         },
+    ),
+    # Counts no tokens while it streams; a wrong name is served anyway.
+    "llama_cpp": Kind(
+        "llama_cpp",
+        lambda venv, folder, port: [
+            "sh", "-c",
+            '"$0/bin/python" "$1" "$2" "$0/alder.gguf" && exec "$0/bin/python" -m llama_cpp.server '
+            '--model "$0/alder.gguf" --port "$3" --n_ctx "$4" --interrupt_requests false',
+            str(venv), str(ROOT / "tests/backends/gguf_file.py"), str(folder), str(port), str(CONTEXT),
+        ],
+        health="v1/models",
+        knows_its_model=False,
+        usage=False,
     ),
     # Ignores seeds, serves greedily at any temperature, never refuses a long prompt, and knows no names.
     "transformers": Kind(
@@ -107,7 +121,7 @@ def running(name: str, log: Path) -> Iterator[Backend]:
     with log.open("wb") as output:
         process = _start(command, {**os.environ, **kind.environment}, output)
         try:
-            _wait(process, url, log)
+            _wait(process, f"{url}/{kind.health}", log)
             yield Backend(name, kind, url)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -130,7 +144,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}")
         try:
-            if httpx.get(f"{url}/health", timeout=5).is_success:
+            if httpx.get(url, timeout=5).is_success:
                 return
         except httpx.TransportError:
             time.sleep(0.2)  # a server's start is the one thing that can only be waited for

@@ -113,7 +113,7 @@ async def test_a_prompt_that_is_too_long_is_a_context_overflow(backend: Backend)
     async with teacher(backend) as model:
         with pytest.raises(TeacherError) as caught:
             await model.write(replace(ASK, messages=(Message("user", "7 " * CONTEXT),)))
-    assert caught.value.kind == "context_overflow"
+    assert caught.value.kind == "context_overflow", str(caught.value)
 
 
 async def test_an_unknown_model_is_named_so(backend: Backend) -> None:

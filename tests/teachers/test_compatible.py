@@ -162,6 +162,18 @@ async def test_a_stream_that_breaks_off_is_broken(events: bytes, folder: Path) -
     assert caught.value.kind == "broken"
 
 
+async def test_a_stream_that_ends_without_a_word_is_asked_for_its_reason(folder: Path) -> None:
+    async def completions(request: Request) -> Response:
+        streamed = (await request.json()).get("stream")
+        return Response(b"", media_type="text/event-stream") if streamed else error(400, "", "context_length_exceeded")
+
+    transport = httpx.ASGITransport(app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])]))
+    async with teacher(transport, ChatTemplate.load(str(folder)), SILENT) as model:
+        with pytest.raises(TeacherError) as caught:
+            await model.write(ASK)
+    assert caught.value.kind == "context_overflow"
+
+
 async def test_tokens_are_estimated_where_a_server_does_not_count(folder: Path) -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b'data: {"choices": [{"text": " one two"}]}\n\n'
