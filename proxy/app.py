@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from proxy.api.job import ApiOptions
+from proxy.api.relay import RELAYED, Upstream
 from proxy.api.routes import on_error, routes
 from proxy.config import Config, EnsembleConfig, TeacherConfig
 from proxy.decoder.ports import Teacher
@@ -47,6 +48,7 @@ class Parts:
     probes: Probes
     children: list[Child]
     clients: list[httpx.AsyncClient | ScorerClient]
+    upstreams: list[Upstream]
     log: TraceLog | None
 
     @asynccontextmanager
@@ -75,6 +77,7 @@ class _Builder:
     clients: list[httpx.AsyncClient | ScorerClient] = field(default_factory=list)
     children: list[Child] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    upstreams: list[Upstream] = field(default_factory=list)
     provenance: list[TeacherProvenance] = field(default_factory=list)
 
     def client(self, base_url: str, socket: Path | None, api_key: str | None = None) -> httpx.AsyncClient:
@@ -100,22 +103,38 @@ class _Builder:
             template = ChatTemplate.load(info.tokenizer or params.name, info.markup)
         except ConfigError as exc:
             raise ConfigError(f"model_list.{index}.model_info.tokenizer", str(exc)) from exc
-        socket = None
-        if params.provider == "local":
-            socket = self.sockets / f"{entry.model_name.replace('/', '-')}.sock"
-            self.children.append(Child(entry.model_name, "serving", [params.name, "--name", entry.model_name], socket))
-        base_url = "http://teacher/v1/" if socket else f"{(params.api_base or '').rstrip('/')}/"
-        model = entry.model_name if socket else params.name
-        client = self.client(base_url, socket, params.api_key)
+        upstream = self.upstream(entry)
         self.provenance.append(
             TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
         )
+        dialect = DIALECTS[params.provider]
         guarded = GuardedTeacher(
-            CompatibleTeacher(entry.model_name, model, client, template, DIALECTS[params.provider]), limits
+            CompatibleTeacher(entry.model_name, upstream.model, upstream.client, template, dialect), limits
         )
-        examine = partial(guarded.examine, self.segmentation)
-        self.targets.append(Target(entry.model_name, client, "models", required=False, examine=examine))
+        examine = partial(guarded.examine, self.segmentation) if info.examine else None
+        self.targets.append(Target(entry.model_name, upstream.client, "models", required=False, examine=examine))
         return guarded
+
+    def upstream(self, entry: TeacherConfig) -> Upstream:
+        """The server of an entry, our own child or somebody else's, which can also be asked directly."""
+        params, name = entry.litellm_params, entry.model_name
+        if params.provider == "local":
+            socket = self.sockets / f"{name.replace('/', '-')}.sock"
+            self.children.append(Child(name, "serving", [params.name, "--name", name], socket))
+            upstream = Upstream(name, name, self.client("http://teacher/v1/", socket), frozenset({"completions"}))
+        else:
+            client = self.client(f"{(params.api_base or '').rstrip('/')}/", None, params.api_key)
+            embeds = entry.model_info.mode == "embedding"
+            # What a server does not know after all, it says itself.
+            paths = frozenset({"embeddings"} if embeds else {"chat/completions", *RELAYED})
+            upstream = Upstream(name, params.name, client, paths)
+        self.upstreams.append(upstream)
+        return upstream
+
+    def embedder(self, entry: TeacherConfig) -> None:
+        """A model that writes nothing: asked directly or not at all."""
+        upstream = self.upstream(entry)
+        self.targets.append(Target(entry.model_name, upstream.client, "models", required=False))
 
     def scorer(self) -> tuple[RemoteScorer, Target]:
         scorer = self.config.scorer
@@ -138,7 +157,14 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     """
     segmentation = Segmentation(config.segmentation.marker, config.segmentation.instruction)
     builder = _Builder(config, sockets, segmentation)
-    teachers = {entry.model_name: builder.teacher(i, entry) for i, entry in enumerate(config.model_list)}
+    teachers = {
+        entry.model_name: builder.teacher(i, entry)
+        for i, entry in enumerate(config.model_list)
+        if entry.model_info.mode == "chat"
+    }
+    for entry in config.model_list:
+        if entry.model_info.mode == "embedding":
+            builder.embedder(entry)
     scorer, scorer_target = builder.scorer()
     ensembles = {name: _ensemble(name, entry, teachers) for name, entry in config.ensembles.items()}
     for name, teacher in teachers.items():
@@ -160,7 +186,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         inline_reasoning=general.inline_reasoning,
     )
     probes = Probes(builder.targets, scorer_target)
-    return Parts(service, options, metrics, probes, builder.children, builder.clients, log)
+    return Parts(service, options, metrics, probes, builder.children, builder.clients, builder.upstreams, log)
 
 
 def build_app(config: Config) -> Starlette:
@@ -175,7 +201,14 @@ def build_app(config: Config) -> Starlette:
                 yield
 
     return Starlette(
-        routes=routes(parts.service, parts.options, parts.probes.states, parts.metrics.render),
+        routes=routes(
+            parts.service,
+            parts.options,
+            parts.probes.states,
+            parts.metrics.render,
+            parts.upstreams,
+            parts.metrics.on_relay,
+        ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,
     )

@@ -45,9 +45,13 @@ class LitellmParams(_Section):
 class ModelInfo(_Section):
     """What the proxy must know of a teacher beyond its address.
 
-    `tokenizer` is a folder or hub name that holds the chat template; by default the model's own name.
+    `tokenizer` is a folder or hub name that holds the chat template; by default the model's own name. With `examine` it
+    has to show that it goes on with a half-written turn. A model whose `mode` is "embedding" is no teacher:
+    /v1/embeddings goes straight to it.
     """
 
+    mode: Literal["chat", "embedding"] = "chat"
+    examine: bool = True
     tokenizer: str | None = None
     markup: Literal["auto", "think", "plain"] = "auto"
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
@@ -68,6 +72,8 @@ class TeacherConfig(_Section):
         served_elsewhere = self.litellm_params.provider in DIALECTS and self.litellm_params.provider != "local"
         if served_elsewhere and self.litellm_params.api_base is None:
             raise ValueError(f"litellm_params.api_base is needed for {self.litellm_params.provider}/ models")
+        if self.model_info.mode == "embedding" and not served_elsewhere:
+            raise ValueError(f"model_info.mode: {self.litellm_params.provider}/ models are not relayed for embeddings")
         return self
 
 
@@ -164,6 +170,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = [teacher.model_name for teacher in self.model_list]
+        teachers = [entry.model_name for entry in self.model_list if entry.model_info.mode == "chat"]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"model_list: {name!r} stands there twice")
@@ -171,8 +178,9 @@ class Config(_Section):
                 raise ValueError(f"ensembles.{name}: the name is also a teacher's in model_list")
         for name, ensemble in self.ensembles.items():
             for teacher in (*ensemble.teachers, *filter(None, [ensemble.answerer])):
-                if teacher not in names:
-                    raise ValueError(f"ensembles.{name}: {teacher!r} is not in model_list ({', '.join(names)})")
+                if teacher not in teachers:
+                    among = ", ".join(teachers)
+                    raise ValueError(f"ensembles.{name}: {teacher!r} is no teacher of model_list ({among})")
         return self
 
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "proxy/decoder": {"proxy.decoder", "proxy.errors"},
     "proxy/teachers": {
-        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.types", "proxy.decoder.ports", "proxy.teachers",
+        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.types", "proxy.decoder.ports", "proxy.decoder.steps",
+        "proxy.teachers",
         "serving.stopping",
     },
     "proxy/api": {"proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy"},

@@ -1,11 +1,36 @@
-"""JSON bodies as this API writes them: UTF-8, compact, and never failing on the text a model wrote."""
+"""JSON bodies: read up to a limit, and written as UTF-8, compact, never failing on the text a model wrote."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
+
+from proxy.errors import CordError, RequestError
+
+
+class TooLarge(CordError):
+    """The request's body is longer than the server reads."""
+
+
+async def read_json(request: Request, limit: int) -> bytes:
+    """The bytes of a JSON body of `limit` bytes at most.
+
+    Raises:
+        RequestError: it is not said to be JSON.
+        TooLarge: it is longer; the rest is left unread.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise RequestError("send the body with `Content-Type: application/json`", code="invalid_content_type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"the body is longer than {limit} bytes")
+    return bytes(body)
 
 
 def to_json(value: Any) -> str:

@@ -1,4 +1,7 @@
-"""`POST /v1/chat/completions`: from the connection to a job, from the job's search to the reply."""
+"""`POST /v1/chat/completions`: from the connection to a job, from the job's search to the reply.
+
+What is for one teacher alone goes straight to it instead (`proxy.api.relay`).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from starlette.requests import Request
 from starlette.types import Send
 
 from proxy.api.admission import Admission
-from proxy.api.body import JsonReply
-from proxy.api.errors import TooLarge, report
+from proxy.api.body import JsonReply, read_json
+from proxy.api.errors import report
 from proxy.api.job import ApiOptions, make_job
+from proxy.api.relay import Relay
 from proxy.api.replies import ChunkStream, completion, result_value
 from proxy.api.schema import parse
 from proxy.api.stream import Push, stream_events, while_connected
@@ -41,6 +45,7 @@ class ChatCompletions:
     service: Service
     options: ApiOptions
     admission: Admission
+    relay: Relay
 
     async def __call__(self, request: Request, id: str, send: Send) -> None:
         """Answer one request.
@@ -50,7 +55,12 @@ class ChatCompletions:
             ClientGone: the client left, and the search was cancelled.
         """
         received = time.time()
-        asked = parse(await self._body(request))
+        body = await read_json(request, self.options.max_body_bytes)
+        handover = self.relay.handover(body, self.service.ensembles)
+        if handover is not None:
+            await self.relay.pass_on(handover, "chat/completions", request, id, send)
+            return
+        asked = parse(body)
         job = make_job(asked, self.service.ensembles, self.options, id, received)
         wish = asked.cord.inline_reasoning if asked.cord else None
         inline = self.options.inline_reasoning if wish is None else wish
@@ -95,23 +105,6 @@ class ChatCompletions:
             if failures != {"context_overflow"}:
                 raise
             raise RequestError(str(exc), param="messages", code="context_length_exceeded") from exc
-
-    async def _body(self, request: Request) -> bytes:
-        """The request's body.
-
-        Raises:
-            RequestError: it is not said to be JSON.
-            TooLarge: it is longer than the server reads; the rest is left unread.
-        """
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise RequestError("send the body with `Content-Type: application/json`", code="invalid_content_type")
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self.options.max_body_bytes:
-                raise TooLarge(f"the body is longer than {self.options.max_body_bytes} bytes")
-        return bytes(body)
 
 
 def _headers(job: Job, id: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from proxy import sse
-from proxy.api.body import to_json
+from proxy.api.body import TooLarge, to_json
 from proxy.errors import CordError, RequestError, ScorerError, SearchError, UnknownModel
 
 logger = logging.getLogger("proxy.api")
@@ -28,8 +28,8 @@ class Unauthorised(CordError):
     """The request carries no key, or not the right one."""
 
 
-class TooLarge(CordError):
-    """The request's body is longer than the server reads."""
+class UpstreamFailed(CordError):
+    """A teacher's own server, to which a request was handed, could not be reached or broke off."""
 
 
 class Busy(CordError):
@@ -89,6 +89,8 @@ def describe(exc: Exception) -> ErrorReply:
         case ScorerError():
             status = 503 if exc.kind == "unavailable" else 500
             return ErrorReply(status, str(exc), _SERVER, None, f"scorer_{exc.kind}", _NO_RETRY)
+        case UpstreamFailed():
+            return ErrorReply(502, str(exc), _SERVER, None, "upstream_failed")
         case HTTPException():
             return _routing(exc)
     return ErrorReply(500, "internal error; the server's log has it", _SERVER, None, "internal_error", _NO_RETRY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from proxy.api.chat import ChatCompletions, request_id
 from proxy.api.errors import ClientGone, ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
+from proxy.api.relay import RELAYED, Relay, Told, Upstream
 from proxy.errors import UnknownModel
 from proxy.service import Ensemble, Service
 
@@ -59,19 +60,33 @@ class Guarded:
                 await _error(report(exc, id), id)(scope, receive, send_or_leave)
 
 
-def routes(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics) -> list[BaseRoute]:
-    """The API's routes. `/health`, `/ready` and `/metrics` ask for no key."""
+def routes(
+    service: Service,
+    options: ApiOptions,
+    ready: Ready,
+    metrics: Metrics,
+    upstreams: Sequence[Upstream] = (),
+    told: Told = lambda *_: None,
+) -> list[BaseRoute]:
+    """The API's routes. `/health`, `/ready` and `/metrics` ask for no key.
+
+    `upstreams` are the models that can be asked directly; `told` hears of every request that was.
+    """
+
+    known = {name: _model(ensemble, options.created) for name, ensemble in service.ensembles.items()}
+    for upstream in upstreams:
+        known.setdefault(upstream.name, _entry(upstream.name, options.created))
 
     async def models(request: Request, id: str, send: Send) -> None:
-        data = [_model(ensemble, options.created) for ensemble in service.ensembles.values()]
+        data = list(known.values())
         reply = JsonReply({"object": "list", "data": data}, headers={"x-request-id": id})
         await reply(request.scope, request.receive, send)
 
     async def model(request: Request, id: str, send: Send) -> None:
         name = request.path_params["id"]
-        if name not in service.ensembles:
+        if name not in known:
             raise UnknownModel(f"the model {name[:256]!r} is not configured", param="model")
-        reply = JsonReply(_model(service.ensembles[name], options.created), headers={"x-request-id": id})
+        reply = JsonReply(known[name], headers={"x-request-id": id})
         await reply(request.scope, request.receive, send)
 
     async def health(request: Request) -> Response:
@@ -87,13 +102,16 @@ def routes(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics
         body, content_type = metrics()
         return Response(body, headers={"content-type": content_type})
 
-    chat = ChatCompletions(service, options, Admission(options.max_in_flight, options.retry_after_s))
+    admission = Admission(options.max_in_flight, options.retry_after_s)
+    relay = Relay({upstream.name: upstream for upstream in upstreams}, admission, options.max_body_bytes, told)
+    chat = ChatCompletions(service, options, admission, relay)
 
     def guarded(path: str, endpoint: Endpoint, method: str, name: str) -> Route:
         return Route(path, Guarded(endpoint, options.master_key), methods=[method], name=name)
 
     return [
         guarded("/v1/chat/completions", chat, "POST", "chat_completions"),
+        *(guarded(f"/v1/{path}", relay.endpoint(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),
         Route("/health", health, methods=["GET"]),
@@ -108,10 +126,17 @@ async def on_error(request: Request, exc: Exception) -> Response:
     return _error(report(exc, id), id)
 
 
-def create(service: Service, options: ApiOptions, ready: Ready, metrics: Metrics) -> Starlette:
-    """The API as an app of its own."""
+def create(
+    service: Service,
+    options: ApiOptions,
+    ready: Ready,
+    metrics: Metrics,
+    upstreams: Sequence[Upstream] = (),
+    told: Told = lambda *_: None,
+) -> Starlette:
+    """The API as an app of its own; the parameters are those of `routes`."""
     handlers = {HTTPException: on_error, Exception: on_error}
-    return Starlette(routes=routes(service, options, ready, metrics), exception_handlers=handlers)
+    return Starlette(routes=routes(service, options, ready, metrics, upstreams, told), exception_handlers=handlers)
 
 
 def _error(reply: ErrorReply, id: str) -> Response:
@@ -121,7 +146,11 @@ def _error(reply: ErrorReply, id: str) -> Response:
 def _model(ensemble: Ensemble, created: int) -> dict[str, Any]:
     teachers = [teacher.name for teacher in ensemble.panel]
     cord = {"teachers": teachers, "strategy": ensemble.settings.strategy, "score": ensemble.settings.score}
-    return {"id": ensemble.name, "object": "model", "created": created, "owned_by": "cord", "cord": cord}
+    return {**_entry(ensemble.name, created), "cord": cord}
+
+
+def _entry(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "cord"}
 
 
 def _state(state: ComponentState) -> dict[str, Any]:

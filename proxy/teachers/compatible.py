@@ -142,7 +142,7 @@ class CompatibleTeacher:
         return self._continuation("".join(pieces), _ended(finish, stop, ask), usage, payload["prompt"])
 
     async def _raise_reason(self, payload: dict[str, Any]) -> None:
-        """Ask again without streaming: llama.cpp's Python server ends a refused stream, and its connection, in silence."""
+        """Ask again without streaming: llama.cpp's Python server refuses a stream by ending it, without a word."""
         whole = {**payload, "stream": False, "max_tokens": 1}
         try:
             reply = await self._client.post("completions", json=whole)

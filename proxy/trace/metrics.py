@@ -57,6 +57,8 @@ class Metrics:
         self._queue = histogram("scorer_queue_wait_seconds", "Waiting for the scorer's device", [], _SHORT)
         self._batch = histogram("scorer_batch_requests", "Requests scored together", [], (1, 2, 4, 8, 16, 32, 64))
         self._overhead = histogram("overhead_seconds", "Search time with no call out to anyone", model, _SHORT)
+        labels = ["teacher", "path", "outcome"]
+        self._relayed = histogram("relay_duration_seconds", "Straight through to one teacher", labels, _LONG)
         self._tokens = counter("generated_tokens", "Tokens written by fate", ["teacher", "fate"])
         self._wins = counter("step_wins", "Steps of winning trajectories", teacher)
         if trace_log is not None:
@@ -85,6 +87,10 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """The page for a scraper and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def on_relay(self, teacher: str, path: str, outcome: str, seconds: float) -> None:
+        """Count a request that went straight to one teacher."""
+        self._relayed.labels(teacher, path, outcome).observe(seconds)
 
     def on_call(self, teacher: str, outcome: str, seconds: float) -> None:
         self._call.labels(teacher, outcome).observe(seconds)

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from proxy.api.health import ComponentState
 from proxy.api.job import ApiOptions
+from proxy.api.relay import Upstream
 from proxy.api.routes import create
 from proxy.decoder.events import Event
 from proxy.decoder.journal import Stamped
@@ -87,6 +88,8 @@ class Panel:
     options: ApiOptions = OPTIONS
     components: Mapping[str, ComponentState] = field(default_factory=dict)
     kept: list[tuple[Job, list[Event]]] = field(default_factory=list)
+    upstreams: Sequence[Upstream] = ()
+    relayed: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def app(self) -> Starlette:
@@ -95,7 +98,7 @@ class Panel:
             ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
         service = Service(ensembles, self.scorer, Segmentation(), keepers=(self._keep,))
         page = (b"cord_up 1\n", "text/plain; version=1.0.0")
-        return create(service, self.options, lambda: self.components, lambda: page)
+        return create(service, self.options, lambda: self.components, lambda: page, self.upstreams, self._told)
 
     @property
     def asks(self) -> list[Ask]:
@@ -103,6 +106,9 @@ class Panel:
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://cord")
+
+    def _told(self, teacher: str, path: str, outcome: str, seconds: float) -> None:
+        self.relayed.append((teacher, path, outcome))
 
     def _keep(self, job: Job, events: Sequence[Stamped]) -> None:
         self.kept.append((job, [stamped.event for stamped in events]))
