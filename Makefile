@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve check test lint backends test-backends teachers bench bench-scoring clean
+.PHONY: help install demo serve check test lint backends test-backends teachers bench bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,14 @@ lint: install
 
 teachers: install  ## train the embedded models anew (about half an hour on two cores)
 	$(BIN)/python -m miniature.train --out miniature/checkpoints
+
+.backends/litellm/.installed:
+	$(PYTHON) -m venv .backends/litellm
+	.backends/litellm/bin/pip install --quiet -c constraints.txt 'litellm[proxy]'
+	@touch $@
+
+bench-overhead: install .backends/litellm/.installed  ## what going straight through adds, beside LiteLLM's proxy
+	$(BIN)/python -m bench.overhead
 
 bench-scoring: install  ## the scoring engine against plain forwards
 	$(BIN)/python -m bench.scoring
