@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from proxy.api.options import resolve_score
 from proxy.api.schema import RECORDED, ChatRequest, CordOptions
@@ -62,10 +63,24 @@ def make_job(
         messages=tuple(message.message() for message in request.messages),
         references=tuple(cord.reference or ()),
         stop=tuple(request.stop or ()),
+        format=_format(request, ensemble),
     )
     metadata = {name: getattr(request, name) for name in RECORDED if getattr(request, name) is not None}
+    if problem.format is not None:
+        metadata["response_format"] = problem.format
     settings = _settings(request, cord, ensemble, options)
     return Job(problem, ensemble, settings, received, {**metadata, "request_id": request_id})
+
+
+def _format(request: ChatRequest, ensemble: Ensemble) -> dict[str, Any] | None:
+    """What the answer is to be held to; it is the teachers that write it who must be able to."""
+    asked = request.response_format
+    if asked is None or asked.type == "text":
+        return None
+    if not any(teacher.formats for teacher in ensemble.panel):
+        message = f"no teacher of {ensemble.name!r} can hold an answer to a format; only {{'type': 'text'}} is accepted"
+        raise RequestError(message, param="response_format", code="unsupported_parameter")
+    return asked.model_dump(by_alias=True, exclude_none=True)
 
 
 def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, options: ApiOptions) -> Settings:

@@ -86,7 +86,7 @@ class Relay:
         if self._answers(name, "chat/completions"):
             return _handover(self.upstreams[name], body, asked)
         ensemble = ensembles.get(name)
-        if ensemble is None or (why := _needs_one(asked)) is None:
+        if ensemble is None or (why := _needs_one(asked, ensemble)) is None:
             return None
         names = [ensemble.settings.answerer, *(teacher.name for teacher in ensemble.panel)]
         able = (name for name in names if name and self._answers(name, "chat/completions"))
@@ -190,12 +190,16 @@ def _handover(upstream: Upstream, body: bytes, asked: dict[str, Any], why: str |
     return Handover(upstream, body, why)
 
 
-def _needs_one(asked: Mapping[str, Any]) -> str | None:
-    """The first field that several teachers cannot honour together; None if there is none."""
+def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
+    """The first field that these teachers cannot honour together; None if there is none."""
     try:
         drop_neutral(asked)
     except RequestError as exc:
         return exc.param
+    if asked.get("response_format") not in (None, {"type": "text"}):
+        # One of them writes the answer, and may be able to hold it to a format.
+        if not any(teacher.formats for teacher in ensemble.panel):
+            return "response_format"
     messages = asked.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, dict):

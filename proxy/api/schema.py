@@ -7,9 +7,18 @@ Holds the request's shape. What the fields mean for the search is `proxy.api.job
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from proxy.api.fields import drop_neutral
@@ -88,6 +97,28 @@ class StreamOptions(_Wire):
     include_obfuscation: Literal[False] | None = None
 
 
+class JsonSchema(_Wire):
+    """A schema that an answer is held to; the teacher's server judges it."""
+
+    name: Annotated[str, Field(max_length=64)]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(_Wire):
+    """What the answer must be. Reasoning is free of it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _brings_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type 'json_schema', which needs it")
+        return self
+
+
 class CordOptions(SearchOptions):
     """The `cord` object: search settings, the reference answers, and where the reasoning goes."""
 
@@ -108,6 +139,7 @@ class ChatRequest(_Wire):
     stop: Annotated[list[Text], BeforeValidator(_list), Field(max_length=4)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=_INT64)] | None = None
+    response_format: ResponseFormat | None = None
     cord: CordOptions | None = None
 
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None

@@ -22,6 +22,11 @@ class Teacher(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def formats(self) -> bool:
+        """Whether it can hold an answer to a format, as a JSON schema."""
+        ...
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; `on_text` is handed the text as it arrives.
 

@@ -184,6 +184,7 @@ class _Decoding:
             temperature=self.settings.sampling.temperature,
             top_p=self.settings.sampling.top_p,
             seed=selection.derive(self.settings.sampling.seed, "answer"),
+            format=self.problem.format,
         )
         value = winner.value(self.settings.length_penalty)
         closer = winner.candidates[-1].teacher
@@ -204,7 +205,8 @@ class _Decoding:
             finish: FinishReason = "length" if written.ended == "length" else "stop"
             tokens, prompt_tokens = written.completion_tokens, written.prompt_tokens
             return Result(winner, value, stopped, reply.text, teacher.name, tokens, prompt_tokens, finish)
-        raise SearchError("no_answer", "; ".join(str(failure) for failure in failures))
+        reasons = "; ".join(str(failure) for failure in failures)
+        raise SearchError("no_answer", reasons or "no teacher can hold an answer to a format")
 
     def _open(self, trajectory: Trajectory) -> bool:
         """Whether this trajectory can take another step."""
@@ -232,9 +234,10 @@ class _Decoding:
         return min(budget.answer_tokens, budget.total_tokens - winner.tokens)
 
     def _answerers(self, closer: str) -> list[Teacher]:
-        """Who may write the answer, best suited first."""
+        """Who may write the answer, best suited first; only those who can hold it to its format, if it has one."""
         first = self.settings.answerer or closer
-        return sorted(self.panel, key=lambda teacher: teacher.name != first)
+        able = [teacher for teacher in self.panel if teacher.formats or self.problem.format is None]
+        return sorted(able, key=lambda teacher: teacher.name != first)
 
     async def _expand(self, beam: Sequence[Trajectory]) -> list[Trajectory]:
         """Let every teacher propose under every open prefix: B×K calls at once, each scored when it lands.

@@ -6,9 +6,10 @@ the best of these are the *beam*. Nothing here acts, awaits or knows a wire form
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Ended = Literal["marker", "closed", "eos", "length"]
 """Why a continuation ended: at a stop text, where thinking closes, at the model's end of turn, or out of tokens."""
@@ -95,12 +96,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the client asked. `references` are for the scorer alone and never reach a teacher."""
+    """What the client asked. `references` are for the scorer alone and never reach a teacher.
+
+    `format` is what the answer must be held to, as OpenAI's `response_format` puts it.
+    """
 
     id: str
     messages: tuple[Message, ...]
     references: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
+    format: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class Ask:
     """One call to a teacher: continue this half-written assistant turn.
 
     `reasoning` is canonical text, every step ending in a blank line, plus the seeded header of the step asked for.
-    `answer` is None while the turn is still thinking, else the answer written so far.
+    `answer` is None while the turn is still thinking, else the answer written so far, which `format` may bind.
     """
 
     messages: tuple[Message, ...]
@@ -119,6 +124,7 @@ class Ask:
     temperature: float
     top_p: float
     seed: int
+    format: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,17 +31,19 @@ class Dialect:
         reports_stop: the reply names the stop text that ended it (vLLM's `stop_reason`). Without it the reply is
             streamed and the proxy looks for the stop texts itself, since a step's end and the thinking's end
             must be told apart.
+        formats: completions take `response_format`.
         extra: fields sent with every call.
     """
 
     reports_stop: bool = False
+    formats: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 DIALECTS = {
     # The template already holds the BOS token; a second one would be added without this.
     "local": Dialect(reports_stop=True, extra={"add_special_tokens": False}),
-    "hosted_vllm": Dialect(reports_stop=True, extra={"add_special_tokens": False}),
+    "hosted_vllm": Dialect(reports_stop=True, formats=True, extra={"add_special_tokens": False}),
     # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution.
     "llama_cpp": Dialect(extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}),
     "openai": Dialect(),
@@ -65,6 +67,10 @@ class CompatibleTeacher:
     def name(self) -> str:
         return self._name
 
+    @property
+    def formats(self) -> bool:
+        return self._dialect.formats
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`. Cancelling closes the connection, which stops the backend."""
         stops = (*ask.stop, self._template.markup.stop) if ask.answer is None else ask.stop
@@ -83,7 +89,9 @@ class CompatibleTeacher:
             raise TeacherError(self._name, "broken", f"unreadable reply: {type(exc).__name__}: {exc}") from exc
 
     def _payload(self, ask: Ask, stops: tuple[str, ...]) -> dict[str, Any]:
-        served = {"stop": list(stops)} if stops and self._dialect.reports_stop else {}
+        served: dict[str, Any] = {"stop": list(stops)} if stops and self._dialect.reports_stop else {}
+        if ask.format is not None:
+            served["response_format"] = ask.format
         return {
             "model": self._model,
             "prompt": self._template.turn(ask),

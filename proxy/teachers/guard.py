@@ -62,6 +62,10 @@ class GuardedTeacher:
     def name(self) -> str:
         return self._teacher.name
 
+    @property
+    def formats(self) -> bool:
+        return self._teacher.formats
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """As `Teacher.write`; fails at once while the breaker is open, or once it is refused."""
         if self._refusal is not None:

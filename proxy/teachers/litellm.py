@@ -34,6 +34,10 @@ class LitellmTeacher:
     def name(self) -> str:
         return self._name
 
+    @property
+    def formats(self) -> bool:
+        return False
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`."""
         litellm = await anyio.to_thread.run_sync(_litellm)

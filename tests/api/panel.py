@@ -38,6 +38,7 @@ class Teacher:
     gate: Gate | None = None
     aside: str = ""
     history: list[Ask] = field(default_factory=list)
+    formats: bool = False
 
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         self.history.append(ask)

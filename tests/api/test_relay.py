@@ -20,7 +20,7 @@ from proxy.api.relay import Upstream
 from serving.app import build_app
 from serving.engine import Engine
 from tests import tiny
-from tests.api.panel import CHAT, Panel, ask, events_of
+from tests.api.panel import CHAT, Panel, Teacher, ask, events_of
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +123,33 @@ async def test_what_cannot_be_decoded_together_goes_to_one_and_says_so(fields: d
     assert (reply.headers["x-cord-relayed"], reply.headers["x-cord-relayed-for"]) == ("ben", why)
     assert json.loads(stub.came[0][2])["model"] == "org/ben-32B"
     assert searched.status_code == 400 and len(stub.came) == 1
+
+
+FORMAT = {"type": "json_schema", "json_schema": {"name": "label", "schema": {"type": "object"}, "strict": True}}
+
+
+async def test_an_answer_is_held_to_a_format_by_a_teacher_that_can() -> None:
+    """Reasoned together, and free of it; written by the one who can, though another closed the thinking."""
+    stub = Stub(says(b"{}"))
+    panel = Panel([Teacher("anna", formats=True), Teacher("ben")], upstreams=[stub.upstream("anna")])
+    async with panel.client() as client:
+        reply = await client.post(CHAT, json=ask(response_format=FORMAT))
+    assert reply.json()["cord"]["answerer"] == "anna" and stub.came == []
+    assert {asked.format is None for asked in panel.asks if asked.answer is None} == {True}
+    assert [asked.format for asked in panel.asks if asked.answer is not None] == [FORMAT]
+    [(job, _)] = panel.kept
+    assert job.metadata["response_format"] == FORMAT
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"type": "json_schema"}, {"type": "yaml"}, {"type": "json_object", "json_schema": FORMAT["json_schema"]}, 3],
+)
+async def test_a_format_that_makes_no_sense_is_refused_by_name(asked: Any) -> None:
+    panel = Panel([Teacher("anna", formats=True)])
+    async with panel.client() as client:
+        reply = await client.post(CHAT, json=ask(response_format=asked))
+    assert reply.status_code == 400 and reply.json()["error"]["param"].startswith("response_format")
 
 
 async def test_without_a_teacher_that_can_it_is_refused_by_name() -> None:

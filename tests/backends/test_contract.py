@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -72,6 +73,24 @@ async def test_an_answer_follows_closed_thinking(backend: Backend) -> None:
         written = await model.write(ask)
     assert written.ended == "eos" and "\\boxed{" in written.text
     assert written.text.strip() == greedy(ask)[0].strip()
+
+
+async def test_an_answer_is_held_to_a_json_schema(backend: Backend) -> None:
+    """The same answer, from the same reasoning, in a form that the model was never taught."""
+    schema = {
+        "type": "object",
+        "properties": {"digit": {"type": "string", "pattern": "^[0-9]$"}, "done": {"type": "boolean"}},
+        "required": ["digit", "done"],
+        "additionalProperties": False,
+    }
+    asked = {"type": "json_schema", "json_schema": {"name": "label", "schema": schema}}
+    reasoning = f"### Step 1.{greedy(WHOLE)[0].partition('</think>')[0].rstrip()}\n\n"
+    async with teacher(backend) as model:
+        if not model.formats:
+            pytest.skip("this server's completions take no format")
+        written = await model.write(Ask(TALK, reasoning, "", (), 60, 0.0, 1.0, 1, asked))
+    found = json.loads(written.text)
+    assert set(found) == {"digit", "done"} and found["digit"].isdigit()
 
 
 async def test_a_limit_of_tokens_is_kept_and_said(backend: Backend) -> None:

@@ -22,6 +22,7 @@ class ScriptedTeacher:
     name: str
     script: Script
     history: list[Ask] = field(default_factory=list)
+    formats: bool = False
 
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         self.history.append(ask)
