@@ -67,7 +67,11 @@ class ScorerClient:
     def _read(reply: httpx.Response) -> ScoreReply:
         if reply.status_code == 200:
             return _REPLY.validate_json(reply.content)
-        if reply.status_code == 400:
+        try:
             error = reply.json()["error"]
-            raise BadScoreRequest(error["message"], param=error["param"], code=error["code"])
-        raise ScorerUnavailable(f"HTTP {reply.status_code}")
+            message = str(error["message"])
+        except (ValueError, KeyError, TypeError):
+            raise ScorerUnavailable(f"HTTP {reply.status_code}") from None
+        if reply.status_code == 400:
+            raise BadScoreRequest(message, param=error["param"], code=error["code"])
+        raise ScorerUnavailable(message)

@@ -68,6 +68,19 @@ async def test_a_malformed_body_is_a_clear_400(socket: str, body: bytes) -> None
     assert reply.status_code == 400 and set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
 
+async def test_what_the_service_could_not_do_is_told_in_its_own_words(engine: Engine, tmp_path: Path) -> None:
+    """A model that is served elsewhere, by nobody."""
+    folder = tiny.checkpoint(tmp_path / "m")
+    lost = Engine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})
+    transport = httpx.ASGITransport(build_app(lost))
+    async with ScorerClient("http://scorer", retry_s=0.0) as client:
+        await client._client.aclose()
+        client._client = httpx.AsyncClient(transport=transport, base_url="http://scorer")
+        with pytest.raises(ScorerUnavailable, match="m: ConnectError"):
+            await client.score(REQUEST)
+    lost.close()
+
+
 async def test_health_and_metrics_tell_what_is_loaded(socket: str) -> None:
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://s") as client:
         assert (await client.get("/health")).json()["models"] == ["m"]
