@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve check test lint backends test-backends teachers bench bench-overhead bench-scoring clean
+.PHONY: help install demo serve check test lint backends test-backends test-clients teachers bench bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,16 @@ backends: $(BACKENDS:%=.backends/%/.installed)  ## install the servers that test
 
 test-backends: install backends  ## the teacher contract against vLLM, llama.cpp and transformers serve
 	$(BIN)/pytest tests/backends --backends $(subst $(space),$(comma),$(BACKENDS))
+
+.backends/clients/.installed:
+	$(PYTHON) -m venv .backends/clients
+	.backends/clients/bin/pip install --quiet langchain-openai==1.7.3 llm==0.32.1 litellm==1.106.2
+	mkdir -p .backends/clients/node
+	cd .backends/clients/node && npm init --yes > /dev/null && npm install --silent openai@6.49.0
+	@touch $@
+
+test-clients: install .backends/clients/.installed  ## langchain, litellm, openai-node and llm against this server
+	$(BIN)/pytest tests/clients --clients
 
 lint: install
 	$(BIN)/ruff check .

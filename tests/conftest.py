@@ -13,3 +13,4 @@ def anyio_backend() -> str:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which servers, beside the embedded one, tests/backends runs against."""
     parser.addoption("--backends", default="", metavar="NAME,…", help="also run the teacher contract against these")
+    parser.addoption("--clients", action="store_true", help="also run tests/clients against what is installed")
