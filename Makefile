@@ -59,7 +59,8 @@ test-backends: install backends  ## the teacher contract against vLLM, llama.cpp
 
 .backends/clients/.installed:
 	$(PYTHON) -m venv .backends/clients
-	.backends/clients/bin/pip install --quiet langchain-openai==1.7.3 llm==0.32.1 litellm==1.106.2
+	.backends/clients/bin/pip install --quiet langchain-openai==1.7.3 llm==0.32.1 litellm==1.106.2 \
+	  schemathesis==4.32.5
 	mkdir -p .backends/clients/node
 	cd .backends/clients/node && npm init --yes > /dev/null && npm install --silent openai@6.49.0
 	@touch $@

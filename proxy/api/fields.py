@@ -42,6 +42,10 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+NAMES = tuple(_NEUTRAL)
+"""The fields of the table."""
+
+
 def drop_neutral(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body without the unsupported fields that ask for nothing (null always does).
 

@@ -21,6 +21,7 @@ from proxy.api.chat import ChatCompletions, request_id
 from proxy.api.errors import ClientGone, ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
+from proxy.api.openapi import describe_api
 from proxy.api.relay import RELAYED, Relay, Told, Upstream
 from proxy.errors import UnknownModel
 from proxy.service import Ensemble, Service
@@ -68,7 +69,7 @@ def routes(
     upstreams: Sequence[Upstream] = (),
     told: Told = lambda *_: None,
 ) -> list[BaseRoute]:
-    """The API's routes. `/health`, `/ready` and `/metrics` ask for no key.
+    """The API's routes. `/health`, `/ready`, `/metrics` and `/openapi.json` ask for no key.
 
     `upstreams` are the models that can be asked directly; `told` hears of every request that was.
     """
@@ -98,6 +99,11 @@ def routes(
         body = {"status": "ready" if ok else "not_ready", "components": {k: _state(v) for k, v in components.items()}}
         return JsonReply(body, status_code=200 if ok else 503)
 
+    description = describe_api()
+
+    async def openapi(request: Request) -> Response:
+        return JsonReply(description)
+
     async def metrics_page(request: Request) -> Response:
         body, content_type = metrics()
         return Response(body, headers={"content-type": content_type})
@@ -114,6 +120,7 @@ def routes(
         *(guarded(f"/v1/{path}", relay.endpoint(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),
+        Route("/openapi.json", openapi, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/ready", readiness, methods=["GET"]),
         Route("/metrics", metrics_page, methods=["GET"], name="metrics"),

@@ -69,6 +69,12 @@ def test_openai_node(url: str) -> None:
     }
 
 
+def test_the_description_fuzzed_by_schemathesis_finds_no_server_error(url: str) -> None:
+    command = [str(INSTALLED / "bin/schemathesis"), "run", f"{url.removesuffix('/v1')}/openapi.json"]
+    checks = "not_a_server_error,status_code_conformance,response_schema_conformance"
+    run([*command, "--checks", checks, "--max-examples", "60", "--seed", "1", "-H", f"Authorization: Bearer {KEY}"])
+
+
 @pytest.mark.parametrize("how", [[], ["--no-stream"]], ids=["streamed", "whole"])
 def test_the_llm_command(url: str, how: list[str], tmp_path: Path) -> None:
     entry = f"- model_id: cord\n  model_name: cord\n  api_base: {url}\n  api_key_name: cord\n"

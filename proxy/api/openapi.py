@@ -1,0 +1,91 @@
+"""The API's description, served at `/openapi.json`: what the schema checks is what it says.
+
+Chat requests are described as they are decoded. Fields that several teachers cannot honour together are named without
+bounds, since a request that goes straight to one teacher may hold anything its server takes.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from proxy.api.fields import NAMES
+from proxy.api.relay import RELAYED
+from proxy.api.schema import ChatRequest
+
+_REF = "#/components/schemas/{model}"
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_FAILURES = {
+    "400": "the request is at fault; the error names the field",
+    "401": "the key is missing or wrong",
+    "404": "no such model",
+    "413": "the body is too long",
+    "429": "as many searches run as are allowed",
+    "502": "the one teacher that was asked cannot be reached",
+    "503": "no teacher, or not the scorer, could do its part",
+    "504": "no step was finished in time",
+}
+
+
+def describe_api() -> dict[str, Any]:
+    """An OpenAPI 3.1 document."""
+    _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template=_REF)
+    components: dict[str, Any] = {**schemas["$defs"], "Error": _ERROR}
+    chat = components["ChatRequest"]
+    unbounded = {"description": "as OpenAI has it; honoured by one teacher alone (docs/api.md)"}
+    chat["properties"] |= {name: unbounded for name in NAMES}
+    whole = {"$ref": _REF.format(model="ChatRequest")}
+    named = {"type": "object", "required": ["model"], "properties": {"model": {"type": "string"}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "CoRD proxy", "version": version("cord-proxy"), "license": {"name": "Apache-2.0"}},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+        "paths": {
+            "/v1/chat/completions": _post("Reason together, or ask one teacher", whole),
+            **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
+            "/v1/models": _get("Ensembles and single models"),
+            "/v1/models/{id}": {**_get("One of them", ("401", "404")), "parameters": [_ID]},
+            "/health": _get("Whether the process lives", ()),
+            "/ready": _get("Whether the scorer and a teacher answer", ("503",)),
+            "/metrics": _get("Prometheus figures", ()),
+        },
+    }
+
+
+_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"post": {"summary": summary, "requestBody": body, "responses": _responses(tuple(_FAILURES))}}
+
+
+def _get(summary: str, failures: tuple[str, ...] = ("401",)) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": _responses(failures)}}
+
+
+def _responses(failures: tuple[str, ...]) -> dict[str, Any]:
+    error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
+    told = {status: {"description": _FAILURES[status], "content": error} for status in failures}
+    return {"200": {"description": "as asked"}, **told}
