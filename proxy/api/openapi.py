@@ -6,6 +6,7 @@ bounds, since a request that goes straight to one teacher may hold anything its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -44,15 +45,16 @@ _FAILURES = {
 }
 
 
-def describe_api() -> dict[str, Any]:
-    """An OpenAPI 3.1 document."""
+def describe_api(models: Sequence[str]) -> dict[str, Any]:
+    """An OpenAPI 3.1 document for a server of these models."""
     _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template=_REF)
     components: dict[str, Any] = {**schemas["$defs"], "Error": _ERROR}
     chat = components["ChatRequest"]
     unbounded = {"description": "as OpenAI has it; honoured by one teacher alone (docs/api.md)"}
-    chat["properties"] |= {name: unbounded for name in NAMES}
+    model = {"type": "string", "enum": list(models)}
+    chat["properties"] |= {**{name: unbounded for name in NAMES}, "model": model}
     whole = {"$ref": _REF.format(model="ChatRequest")}
-    named = {"type": "object", "required": ["model"], "properties": {"model": {"type": "string"}}}
+    named = {"type": "object", "required": ["model"], "properties": {"model": model}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "CoRD proxy", "version": version("cord-proxy"), "license": {"name": "Apache-2.0"}},

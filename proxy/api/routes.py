@@ -99,7 +99,7 @@ def routes(
         body = {"status": "ready" if ok else "not_ready", "components": {k: _state(v) for k, v in components.items()}}
         return JsonReply(body, status_code=200 if ok else 503)
 
-    description = describe_api()
+    description = describe_api(list(known))
 
     async def openapi(request: Request) -> Response:
         return JsonReply(description)
