@@ -18,6 +18,7 @@ from proxy.api.options import SearchOptions
 from proxy.decoder.steps import DEFAULT_INSTRUCTION
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import DIALECTS
+from proxy.teachers.template import MarkupName
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
 
@@ -53,7 +54,7 @@ class ModelInfo(_Section):
     mode: Literal["chat", "embedding"] = "chat"
     examine: bool = True
     tokenizer: str | None = None
-    markup: Literal["auto", "think", "plain"] = "auto"
+    markup: MarkupName = "auto"
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     max_concurrency: Annotated[int, Field(ge=1)] = 64
     licence: str | None = None

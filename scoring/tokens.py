@@ -25,6 +25,14 @@ _SAMPLES = (
 )
 _REMEMBERED = 4096
 
+_MARKUP = (
+    ("<|channel|>", "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("[/THINK]", "[THINK]", "[/THINK]"),
+    ("</think>", "<think>\n", "</think>\n\n"),
+    ("", "", "### Answer\n\n"),
+)
+"""What opens and closes a model's thinking, by what its chat template mentions; the first that fits holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Elicitation:
@@ -81,7 +89,8 @@ class Encoder:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._elicitation = elicitation
-        self._thinks = "</think>" in tokenizer.chat_template
+        _, self._opener, closing = next(entry for entry in _MARKUP if entry[0] in tokenizer.chat_template)
+        self._closing = closing if elicitation.closing is None else elicitation.closing
         self._remembered = lru_cache(_REMEMBERED)(self._ids)
         self._openings = lru_cache(_REMEMBERED)(self._opening)
         self._cuts = all(self._ids(text) == self._pieces(text) for text in _SAMPLES)
@@ -103,8 +112,7 @@ class Encoder:
             return self._step(ids, passage.reasoning, passage.scored)
         ids += self._text(passage.reasoning)
         keep = len(ids)
-        closing = self._elicitation.closing or ("</think>\n\n" if self._thinks else "### Answer\n\n")
-        ids += self._markup(closing)
+        ids += self._markup(self._closing)
         head, tail = self._elicitation.head, self._elicitation.tail
         if passage.write:
             ids += self._remembered(head)
@@ -125,9 +133,8 @@ class Encoder:
         """The conversation up to where reasoning begins."""
         conversation = [{"role": message.role, "content": message.content} for message in messages]
         opening: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        if self._thinks and not opening.rstrip().endswith("<think>"):
-            opening += "<think>\n"
-        return self._markup(opening)
+        opened = bool(self._opener) and opening.rstrip().endswith(self._opener.strip())
+        return self._markup(opening if opened else opening + self._opener)
 
     def _markup(self, text: str) -> tuple[int, ...]:
         """Ids of the template's own text, in which special tokens mean what they say."""

@@ -33,10 +33,7 @@ class Running:
     url: str
     traces: Path
     children: dict[str, Child]
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+    client: openai.OpenAI
 
     def ready(self) -> dict[str, bool]:
         states = httpx.get(f"{self.url}/ready").json()["components"]
@@ -71,9 +68,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert thread.is_alive()
         threading.Event().wait(0.05)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    found = Running(url, folder / "traces", {child.name: child for child in children})
-    _until(lambda: all(found.ready().values()))
-    yield found
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        found = Running(url, folder / "traces", {child.name: child for child in children}, client)
+        _until(lambda: all(found.ready().values()))
+        yield found
     server.should_exit = True
     thread.join()
     assert all(child.process is None or child.process.returncode is not None for child in children)

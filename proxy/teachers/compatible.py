@@ -90,6 +90,8 @@ class CompatibleTeacher:
 
     def _payload(self, ask: Ask, stops: tuple[str, ...]) -> dict[str, Any]:
         served: dict[str, Any] = {"stop": list(stops)} if stops and self._dialect.reports_stop else {}
+        if self._template.markup.special:
+            served["skip_special_tokens"] = False
         if ask.format is not None:
             served["response_format"] = ask.format
         return {

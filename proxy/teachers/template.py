@@ -20,20 +20,38 @@ from proxy.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """What a model writes around its thinking: `opener` reasoning `closer` answer."""
+    """What a model writes around its thinking: `opener` reasoning `closer` answer.
+
+    `stop` is the text that tells that thinking has ended. Where it is `special`, a server leaves it out of what it
+    says unless told otherwise.
+    """
 
     opener: str
     closer: str
-
-    @property
-    def stop(self) -> str:
-        """The text that tells that thinking has ended."""
-        return self.closer.strip()
+    stop: str
+    special: bool = False
 
 
-THINKING = Markup("<think>\n", "</think>\n\n")
-PLAIN = Markup("", "### Answer\n\n")
+THINKING = Markup("<think>\n", "</think>\n\n", "</think>")
+PLAIN = Markup("", "### Answer\n\n", "### Answer")
 """A model without thinking markup writes its steps in the open and heads the answer."""
+HARMONY = Markup(
+    "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", "<|end|>", special=True
+)
+"""gpt-oss: channels of messages."""
+BRACKETS = Markup("[THINK]", "[/THINK]", "[/THINK]", special=True)
+"""Magistral."""
+
+MARKUPS: dict[str, Markup] = {"think": THINKING, "plain": PLAIN, "harmony": HARMONY, "brackets": BRACKETS}
+"""By the name that `model_info.markup` uses."""
+MarkupName = Literal["auto", "think", "plain", "harmony", "brackets"]
+
+
+def _markup(template: str) -> Markup:
+    """The markup that a chat template calls for."""
+    if "<|channel|>" in template:
+        return HARMONY
+    return BRACKETS if "[/THINK]" in template else THINKING if "</think>" in template else PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,7 @@ class ChatTemplate:
     markup: Markup
 
     @classmethod
-    def load(cls, location: str, markup: Literal["auto", "think", "plain"] = "auto") -> ChatTemplate:
+    def load(cls, location: str, markup: MarkupName = "auto") -> ChatTemplate:
         """Read the template beside a tokenizer: a folder, or a name in the local hub cache or on the hub.
 
         Raises:
@@ -60,9 +78,8 @@ class ChatTemplate:
             raise ConfigError(
                 "", f"no chat template found at {location!r} (chat_template.jinja or tokenizer_config.json)"
             )
-        thinks = "</think>" in source if markup == "auto" else markup == "think"
         tokens = {key: _token(value) for key, value in config.items() if key.endswith("_token") and value}
-        return cls(source, tokens, THINKING if thinks else PLAIN)
+        return cls(source, tokens, _markup(source) if markup == "auto" else MARKUPS[markup])
 
     @property
     def hash(self) -> str:

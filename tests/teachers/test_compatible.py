@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from starlette.routing import Route
 from proxy.decoder.types import Ask, Message
 from proxy.errors import TeacherError
 from proxy.teachers.compatible import CompatibleTeacher, Dialect
-from proxy.teachers.template import ChatTemplate
+from proxy.teachers.template import ChatTemplate, MarkupName
+from scoring.objective import Passage
+from scoring.tokens import Elicitation, Encoder
+from scoring.types import Message as Said
 from serving.app import build_app
 from serving.engine import Engine
 from tests import tiny
@@ -205,6 +209,65 @@ async def test_cancelling_a_call_closes_its_connection(folder: Path) -> None:
 
 
 THINKS = "{{ messages[0].content }}|{% if add_generation_prompt %}A:{% endif %}{# </think> #}"
+
+
+TALK = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+MANNERS = {
+    "qwen3": (TALK + "<|im_start|>assistant{{ '\n' }}", "<|im_start|>assistant\n<think>\ns", "</think>\n\na"),
+    "deepseek-r1": (
+        "{% for m in messages %}<|User|>{{ m.content }}{% endfor %}<|Assistant|><think>\n{# </think> #}",
+        "<|Assistant|><think>\ns", "</think>\n\na",
+    ),
+    "phi-4-reasoning": (
+        "<|im_start|>system<|im_sep|>Think in <think> and </think>.<|im_end|>"
+        "{% for m in messages %}<|im_start|>{{ m.role }}<|im_sep|>{{ m.content }}<|im_end|>{% endfor %}"
+        "<|im_start|>assistant<|im_sep|>",
+        "<|im_start|>assistant<|im_sep|><think>\ns", "</think>\n\na",
+    ),
+    "llama-3": (
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
+        "{% endfor %}<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}",
+        "<|start_header_id|>assistant<|end_header_id|>\n\ns", "### Answer\n\na",
+    ),
+    "gpt-oss": (
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant"
+        "{# <|channel|> #}",
+        "<|start|>assistant<|channel|>analysis<|message|>s", "<|end|><|start|>assistant<|channel|>final<|message|>a",
+    ),
+    "magistral": (
+        "{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}{# [/THINK] #}",
+        "[INST]Q[/INST][THINK]s", "[/THINK]a",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_a_turn_goes_on_in_the_manner_of_each_family(manner: str, tmp_path: Path) -> None:
+    """By the proxy for its teachers, and by the scorer for its models: to both a step stands in the same place."""
+    source, thinking, answering = MANNERS[manner]
+    (tmp_path / "chat_template.jinja").write_text(source)
+    template = ChatTemplate.load(str(tmp_path))
+    turn = Ask((Message("user", "Q"),), "s", None, (), 1, 0.0, 1.0, 0)
+    assert template.turn(turn).endswith(thinking)
+    assert template.turn(replace(turn, answer="a")).endswith(thinking + answering)
+    words = tiny.tokenizer(source)
+    row = Encoder(words, Elicitation("{answer}.")).row((Said("user", "Q"),), Passage(0, "s", "a", closing=True))
+    assert words.decode(row.ids).rstrip(".").endswith(thinking + answering)
+
+
+@pytest.mark.parametrize("markup", ["harmony", "think"])
+async def test_special_tokens_are_asked_for_where_thinking_ends_by_one(markup: MarkupName, folder: Path) -> None:
+    came: list[dict[str, Any]] = []
+
+    async def completions(request: Request) -> Response:
+        came.append(await request.json())
+        return JSONResponse({"choices": [{"text": " x", "finish_reason": "stop", "stop_reason": "<|end|>"}]})
+
+    transport = httpx.ASGITransport(app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])]))
+    async with teacher(transport, ChatTemplate.load(str(folder), markup), REPORTS) as model:
+        assert (await model.write(ASK)).ended == "closed"
+    assert came[0].get("skip_special_tokens", True) is (markup == "think")
+    assert ("<|end|>" in came[0]["stop"]) is (markup == "harmony")
 
 
 @pytest.mark.parametrize(
