@@ -103,6 +103,12 @@ def methods(teachers: Sequence[str]) -> list[Method]:
         Method("beam B=4, cross-perplexity", "beam", "cross"),
         Method("greedy B=1, step perplexity", "greedy", "step"),
         Method("beam B=4, step perplexity", "beam", "step"),
+        Method("greedy B=1, chunks", "greedy", "chunks"),
+        Method("greedy B=1, worst chunk", "greedy", "worst-chunk"),
+        Method("greedy B=1, contrastive", "greedy", "contrastive"),
+        Method("beam B=4, contrastive", "beam", "contrastive"),
+        Method("greedy B=1, confidence", "greedy", "confidence"),
+        Method("beam B=4, confidence", "beam", "confidence"),
     ]
 
 

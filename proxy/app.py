@@ -27,7 +27,7 @@ from proxy.decoder.types import Sampling, Settings
 from proxy.errors import ConfigError
 from proxy.probe import Probes, Target
 from proxy.processes import Child
-from proxy.scorer import OBJECTIVES, RemoteScorer
+from proxy.scorer import RemoteScorer, usable
 from proxy.service import Ensemble, Service
 from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
@@ -178,7 +178,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch,))
     general = config.general_settings
     options = ApiOptions(
-        scores=frozenset(OBJECTIVES),
+        scores=usable(teachers, config.scorer.models),
         reference_free=config.scorer.reference_free,
         master_key=general.master_key,
         keepalive_s=general.keepalive_s,

@@ -6,6 +6,7 @@ scoring request only when the problem brought them and the objective is one that
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,12 +20,14 @@ from scoring.types import Message, ScoreRequest, Tree
 class Objective:
     """How an objective of the scoring service is used here.
 
-    `panel` asks all judges rather than the meta-prover alone; `adds_up` as in `decoder.types.Score`.
+    `panel` asks all judges rather than the meta-prover alone, `contrast` the proposer beside it, which must be among
+    the scorer's models by the teacher's name; `adds_up` as in `decoder.types.Score`.
     """
 
     source: Source
     panel: bool
     adds_up: bool
+    contrast: bool = False
 
 
 OBJECTIVES = {
@@ -36,8 +39,15 @@ OBJECTIVES = {
     "chunks": Objective(Source.NONE, panel=False, adds_up=True),
     "worst-chunk": Objective(Source.NONE, panel=False, adds_up=True),
     "cross": Objective(Source.NONE, panel=True, adds_up=True),
+    "contrastive": Objective(Source.NONE, panel=False, adds_up=True, contrast=True),
 }
 """By the names of the scoring service's objectives."""
+
+
+def usable(teachers: Collection[str], models: Collection[str]) -> frozenset[str]:
+    """The objectives that can score what these teachers write, with these models in the scoring service."""
+    everyone = set(teachers) <= set(models)
+    return frozenset(name for name, kind in OBJECTIVES.items() if everyone or not kind.contrast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +58,14 @@ class RemoteScorer:
     meta_prover: str
     judges: tuple[str, ...]
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
         """Score one step; see `decoder.ports.Scorer`."""
         kind = OBJECTIVES[objective]
         answers = problem.references if kind.source is Source.REFERENCE else ()
         request = ScoreRequest(
             tree=Tree(_messages(problem), prefix, (step,), answers),
             objective=objective,
-            models=self._models(kind),
+            models=self._models(kind, proposer),
             request_id=problem.id,
         )
         try:
@@ -83,14 +93,16 @@ class RemoteScorer:
         request = ScoreRequest(
             tree=Tree(_messages(problem), prefix, (begun,)),
             objective="step",
-            models=self._models(OBJECTIVES[objective]),
+            models=self._models(OBJECTIVES[objective], ""),
             request_id=problem.id,
             ahead=True,
         )
         with suppress(ScorerUnavailable, BadScoreRequest):
             await self.client.score(request)
 
-    def _models(self, kind: Objective) -> tuple[str, ...]:
+    def _models(self, kind: Objective, proposer: str) -> tuple[str, ...]:
+        if kind.contrast and proposer:
+            return (self.meta_prover, proposer)
         return self.judges if kind.panel else (self.meta_prover,)
 
 

@@ -51,7 +51,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             {"model_name": name, "litellm_params": {"model": f"local/{name}"}, "model_info": {"examine": False}}
             for name in ("ada", "bob")
         ],
-        "scorer": {"models": {"meta": "ada", "other": "bob"}, "meta_prover": "meta"},
+        "scorer": {"models": {"meta": "ada", "ada": "ada", "bob": "bob"}, "meta_prover": "meta"},
         "ensembles": {
             "cord": {"teachers": ["ada", "bob"], "beam_width": 2, "max_steps": 3, "step_tokens": 12, "answer_tokens": 8}
         },
@@ -116,6 +116,19 @@ def test_a_stream_and_a_whole_reply_of_one_seed_are_the_same(running: Running) -
             content += choice.delta.content or ""
     assert reasoning == whole.choices[0].message.model_extra["reasoning_content"]  # type: ignore[index]
     assert content == whole.choices[0].message.content
+
+
+def test_a_contrastive_score_asks_the_teacher_that_wrote_the_step(running: Running) -> None:
+    """Known only where the scorer holds every teacher by its name, as here."""
+    ask(running, extra_body={"cord": {"score": "contrastive"}})
+    *_, last = sorted(running.traces.glob("*.jsonl"))
+    record = json.loads(last.read_text().splitlines()[-1])
+    scored = [candidate for candidate in record["candidates"] if candidate["score"]]
+    assert record["objective"] == "contrastive" and scored
+    for candidate in scored:
+        meta, proposer = candidate["score"]["parts"]
+        assert (meta["model"], proposer["model"]) == ("meta", candidate["teacher"])
+        assert candidate["score"]["nats"] == pytest.approx(meta["nats"] - proposer["nats"])
 
 
 def test_a_single_teacher_answers_by_its_own_name(running: Running) -> None:

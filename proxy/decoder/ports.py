@@ -39,8 +39,8 @@ class Teacher(Protocol):
 class Scorer(Protocol):
     """A model that judges."""
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
-        """Score one step on top of a canonical prefix.
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
+        """Score one step on top of a canonical prefix. `proposer` is the teacher that wrote it, for scores that ask.
 
         Raises:
             ScorerError: the scorer is away, or cannot take this text.

@@ -335,7 +335,8 @@ class _Decoding:
         if self.strategy.rank != "score":
             return None
         self.emit(ScoreAsked(candidate.id))
-        score = await self.scorer.score(self.problem, prefix.text, candidate.text, self.settings.score)
+        asked = (self.problem, prefix.text, candidate.text, self.settings.score, candidate.teacher)
+        score = await self.scorer.score(*asked)
         self.emit(Scored(candidate.id, score))
         return score
 

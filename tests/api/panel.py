@@ -61,7 +61,7 @@ class Scorer:
     likes: str
     error: ScorerError | None = None
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
         if self.error is not None:
             raise self.error
         nats = -2.0 if self.likes in step else -4.0

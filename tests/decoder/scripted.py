@@ -46,7 +46,7 @@ class ScriptedScorer:
     history: list[tuple[Problem, str, str, str]] = field(default_factory=list)
     read_ahead: list[tuple[str, str]] = field(default_factory=list)
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str) -> Score:
+    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
         self.history.append((problem, prefix, step, objective))
         return Score(self.judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
 
