@@ -33,6 +33,7 @@ def main() -> int:
         dtype=arguments.dtype,
         max_batch=arguments.max_batch,
         max_model_len=arguments.max_model_len,
+        prefix_cache_mb=arguments.prefix_cache_mb,
     )
     uvicorn.run(
         build_app(engine, arguments.name or str(arguments.folder)),
@@ -59,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="torch threads on CPU (default: 1)")
     parser.add_argument("--max-batch", type=int, default=32, help="sequences written at once (default: 32)")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and completion (default: the model's)")
+    parser.add_argument(
+        "--prefix-cache-mb", type=int, default=256, help="memory for beginnings that may come again (default: 256)"
+    )
     parser.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
     return parser
 

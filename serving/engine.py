@@ -1,7 +1,8 @@
 """Continuous batching of one model on one thread: sequences join and leave between any two tokens.
 
 Keys and values live in rows, one a sequence; running sequences occupy the first rows, so every forward works on
-slices without copies. What is written goes to each sequence's sink as it comes.
+slices without copies. A sequence that begins as an earlier one did is read from where they part. What is written goes
+to each sequence's sink as it comes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from serving.rows import Rows
+from serving.rows import Rows, Shelf
 from serving.sampling import Sampler, draw
 from serving.stopping import StopScanner
 
@@ -74,7 +75,15 @@ class UnsupportedModel(Exception):
 class Engine:
     """Serves one model. `submit` and `close` may be called from any thread."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_batch: int = 32, max_model_len: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_batch: int = 32,
+        max_model_len: int | None = None,
+        prefix_cache_mb: int = 256,
+    ) -> None:
         config = model.config
         if (why := _obstacle(config)) is not None:
             raise UnsupportedModel(f"only full attention with position ids is supported; this model has {why}")
@@ -86,6 +95,9 @@ class Engine:
         self._eos = frozenset(token for token in known if token is not None and token < config.vocab_size)
         self._model = model.eval()
         self._rows = Rows(config.num_hidden_layers, max_batch, self.max_model_len)
+        self._shelf = Shelf(prefix_cache_mb << 20)
+        self.read = 0
+        self.reused = 0
         self._max_batch = max_batch
         self._waiting: list[Job] = []
         self._running: list[Job] = []
@@ -154,26 +166,23 @@ class Engine:
         self._leave([job for job, token in zip(list(jobs), tokens, strict=True) if self._write(job, token)])
 
     def _prefill(self, jobs: Sequence[Job]) -> Tensor:
-        """Read prompts (B, S padded on the right) into rows behind the running ones; logits (B, V)."""
+        """Read what is new of prompts (B, S padded on the right) into rows behind the running ones; logits (B, V)."""
+        # At least one token is read, for its logits; all of them where each one's are wanted.
+        begun = [(None, 0) if job.wants_logs else self._shelf.find(job.prompt[:-1]) for job in jobs]
+        first = len(self._rows.lengths)
+        self._rows.append(begun)
+        rests = [job.prompt[common:] for job, (_, common) in zip(jobs, begun, strict=True)]
+        self.read += sum(map(len, rests))
+        self.reused += sum(common for _, common in begun)
         device = self._model.device
-        longest = max(len(job.prompt) for job in jobs)
-        ids = torch.tensor([[*job.prompt, *[0] * (longest - len(job.prompt))] for job in jobs], device=device)
-        lengths = torch.tensor([len(job.prompt) for job in jobs], device=device)
-        mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
-        positions = torch.arange(longest, device=device)[None].expand(len(jobs), -1)
-        past = DynamicCache()
+        longest = max(map(len, rests))
+        ids = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests], device=device)
+        lengths = torch.tensor([len(rest) for rest in rests], device=device)
         ends, which = (lengths - 1).unique(return_inverse=True)  # type: ignore[no-untyped-call]
         if any(job.wants_logs for job in jobs):
             ends, which = torch.arange(longest, device=device), lengths - 1
-        logits: Tensor = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=past,
-            use_cache=True,
-            logits_to_keep=ends,
-        ).logits  # (B, ends, V)
-        self._rows.append(past, [len(job.prompt) for job in jobs])
+        logits = self._forward(first, ids, ends)  # (B, ends, V)
+        self._rows.grow(first, [len(rest) for rest in rests])
         for i, job in enumerate(jobs):
             if job.wants_logs:
                 logs = torch.log_softmax(logits[i, : len(job.prompt) - 1].float(), -1)
@@ -182,19 +191,23 @@ class Engine:
 
     def _decode(self) -> Tensor:
         """Read everyone's last token (B, 1) on top of their rows; logits (B, V)."""
-        device = self._model.device
-        ids = torch.tensor([[job.written[-1]] for job in self._running], device=device)
-        positions, mask = self._rows.next(device)
-        self._rows.reserve()
+        ids = torch.tensor([[job.written[-1]] for job in self._running], device=self._model.device)
+        logits = self._forward(0, ids, 1)
+        self._rows.grow(0, [1] * len(self._running))
+        return logits[:, 0].float()
+
+    def _forward(self, first: int, ids: Tensor, keep: Tensor | int) -> Tensor:
+        """Read tokens (B, S) on top of the rows from `first` on; logits (B, kept, V)."""
+        positions, mask = self._rows.reading(first, ids, self._model.device)
         logits: Tensor = self._model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self._rows.cache,
             use_cache=True,
+            logits_to_keep=keep,
         ).logits
-        self._rows.grow()
-        return logits[:, 0].float()
+        return logits
 
     def _write(self, job: Job, token: int) -> bool:
         """Add a token to a sequence and send the text that is certain; whether it has ended."""
@@ -233,6 +246,7 @@ class Engine:
         """Free the rows of sequences that have ended; the last rows move into the gaps."""
         for job in jobs:
             row = self._running.index(job)
+            self._shelf.put(self._rows.known(row, (*job.prompt, *job.written)))
             self._rows.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()

@@ -1,18 +1,78 @@
 """The keys and values of running sequences: one row a sequence, the filled rows always the first ones.
 
-Speaks transformers' cache interface, so any full-attention model writes into the rows by itself. Knows nothing of
-what a sequence is.
+Speaks transformers' cache interface, so any full-attention model writes into the rows by itself. What sequences that
+have ended leave behind is kept on a shelf, and a new one that begins alike does not read its beginning again. Knows
+nothing of what a sequence is.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+_PIECE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A sequence that was read: its tokens, and each layer's keys and values, (heads, length, head_dim) or longer."""
+
+    tokens: tuple[int, ...]
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.nbytes for pair in self.layers for part in pair)
+
+
+class Shelf:
+    """Sequences read before. The longest unused are given up when all take more than `budget` bytes.
+
+    Beginnings are looked up by every _PIECE tokens, each the latest sequence's that has it.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._bytes = 0
+        self._kept: OrderedDict[tuple[int, ...], Known] = OrderedDict()
+        self._beginnings: dict[tuple[int, ...], Known] = {}
+
+    def put(self, known: Known) -> None:
+        """Keep a sequence."""
+        if known.tokens in self._kept:
+            self._drop(known.tokens)
+        self._kept[known.tokens] = known
+        self._bytes += known.bytes
+        self._beginnings.update((beginning, known) for beginning in _beginnings(known.tokens))
+        while self._bytes > self._budget:
+            self._drop(next(iter(self._kept)))
+
+    def find(self, tokens: tuple[int, ...]) -> tuple[Known | None, int]:
+        """What begins like `tokens`, and how many tokens they have in common."""
+        for beginning in reversed(_beginnings(tokens)):
+            known = self._beginnings.get(beginning)
+            if known is not None:
+                self._kept.move_to_end(known.tokens)
+                return known, _common(known.tokens, tokens)
+        return None, 0
+
+    def _drop(self, tokens: tuple[int, ...]) -> None:
+        known = self._kept.pop(tokens)
+        self._bytes -= known.bytes
+        for beginning in _beginnings(tokens):
+            if self._beginnings.get(beginning) is known:
+                del self._beginnings[beginning]
+
+
+def _beginnings(tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [tokens[:end] for end in range(_PIECE, len(tokens) + 1, _PIECE)]
 
 
 class Rows:
@@ -27,34 +87,41 @@ class Rows:
         self.cache = Cache(layers=list(self._layers))
         self.lengths: list[int] = []
 
-    def append(self, past: DynamicCache, lengths: Sequence[int]) -> None:
-        """Copy freshly read prompts into new rows."""
+    def append(self, begun: Sequence[tuple[Known | None, int]]) -> None:
+        """New rows behind the others, each beginning with so many tokens of what is known."""
         first = len(self.lengths)
-        self._reserve(first + len(lengths), max(lengths) + 1, past.layers)
-        for layer, read in zip(self._layers, past.layers, strict=True):
-            layer.fill(first, read)
-        self.lengths.extend(lengths)
-        self._tell()
+        self.lengths.extend(length for _, length in begun)
+        self._reserve(max(self.lengths))
+        for i, (known, length) in enumerate(begun):
+            for layer, (keys, values) in zip(self._layers, known.layers if known else (), strict=False):
+                layer.fill(first + i, keys[:, :length], values[:, :length])
 
-    def reserve(self) -> None:
-        """Make room for one more token in every row."""
-        self._reserve(len(self.lengths), max(self.lengths) + 1, self._layers)
+    def known(self, row: int, tokens: Sequence[int]) -> Known:
+        """A copy of what a row holds, of a sequence that begins with `tokens`."""
+        length = self.lengths[row]
+        return Known(tuple(tokens[:length]), tuple(layer.held(row, length) for layer in self._layers))
 
-    def _reserve(self, rows: int, length: int, like: Sequence[Any]) -> None:
-        rows, length = (min(_doubled(need), most) for need, most in zip((rows, length), self._limits, strict=True))
-        for layer, model in zip(self._layers, like, strict=True):
-            layer.reserve(rows, length, model.keys, model.values)
+    def reading(self, first: int, tokens: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Make room for more tokens (B, S padded on the right) in the rows from `first` on, where each row ends.
 
-    def next(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Positions (B, 1) of the tokens about to be read, and their attention mask (B, 1, 1, T), true where seen."""
-        lengths = torch.tensor(self.lengths, device=device)
-        mask = torch.arange(max(self.lengths) + 1, device=device)[None] <= lengths[:, None]
-        return lengths[:, None], mask[:, None, None]
+        Their positions (B, S), and their attention mask (B, 1, S, T), true where seen.
+        """
+        count, more = tokens.shape
+        starts = torch.tensor(self.lengths[first : first + count], device=device)
+        positions = starts[:, None] + torch.arange(more, device=device)
+        longest = min(max(self.lengths[first : first + count]) + more, self._limits[1])
+        self._reserve(longest)
+        mask = torch.arange(longest, device=device)[None, None] <= positions[:, :, None]
+        # Padding may lie beyond the end, where nothing is ever seen.
+        positions = positions.clamp(max=self._limits[1] - 1)
+        for layer in self._layers:
+            layer.window = (torch.arange(first, first + count, device=device)[:, None], positions, longest)
+        return positions, mask[:, None]
 
-    def grow(self) -> None:
-        """Every row has taken one token."""
-        self.lengths = [length + 1 for length in self.lengths]
-        self._tell()
+    def grow(self, first: int, counts: Sequence[int]) -> None:
+        """The rows from `first` on have taken so many tokens each."""
+        for row, count in enumerate(counts, first):
+            self.lengths[row] += count
 
     def remove(self, row: int) -> None:
         """Drop a row; the last one takes its place."""
@@ -64,39 +131,48 @@ class Rows:
                 layer.move(last, row, self.lengths[last])
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
-        self._tell()
 
-    def _tell(self) -> None:
+    def _reserve(self, length: int) -> None:
+        wanted = (len(self.lengths), length)
+        rows, length = (min(_doubled(need), most) for need, most in zip(wanted, self._limits, strict=True))
         for layer in self._layers:
-            layer.lengths = self.lengths
+            layer.reserve(rows, length)
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's rows, in the shape transformers asks a cache layer to have."""
+    """One layer's rows, in the shape transformers asks a cache layer to have.
+
+    `window` says where the next tokens go: rows (B, 1), positions (B, S), and how long the longest row then is.
+    """
 
     def __init__(self, longest: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._longest = longest
-        self.lengths: list[int] = []
+        self._room = (0, 0)
+        self.window: tuple[Tensor, Tensor, int] | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys = key_states.new_zeros(0, key_states.shape[1], 0, key_states.shape[3])
-        self.values = value_states.new_zeros(0, value_states.shape[1], 0, value_states.shape[3])
+        rows, length = self._room
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
         self.is_initialized = True
 
-    def reserve(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
-        """Have at least this many rows of this length; `keys` and `values` tell heads, width and type."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        assert self.keys is not None and self.values is not None
-        if rows > self.keys.shape[0] or length > self.keys.shape[2]:
-            self.keys, self.values = _grown(self.keys, rows, length), _grown(self.values, rows, length)
+    def reserve(self, rows: int, length: int) -> None:
+        """Have at least this many rows of this length."""
+        had = self._room
+        self._room = (max(rows, had[0]), max(length, had[1]))
+        if self.is_initialized and self._room != had:
+            assert self.keys is not None and self.values is not None
+            self.keys, self.values = _grown(self.keys, *self._room), _grown(self.values, *self._room)
 
-    def fill(self, first: int, read: Any) -> None:
-        batch, _, length, _ = read.keys.shape
+    def held(self, row: int, length: int) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
-        self.keys[first : first + batch, :, :length] = read.keys
-        self.values[first : first + batch, :, :length] = read.values
+        return self.keys[row, :, :length].clone(), self.values[row, :, :length].clone()
+
+    def fill(self, row: int, keys: Tensor, values: Tensor) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys[row, :, : keys.shape[1]] = keys
+        self.values[row, :, : values.shape[1]] = values
 
     def move(self, source: int, target: int, length: int) -> None:
         assert self.keys is not None and self.values is not None
@@ -104,29 +180,34 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.values[target, :, :length] = self.values[source, :, :length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write one token a row, (B, H, 1, D), where each row ends; the filled part of all rows."""
-        assert self.keys is not None and self.values is not None
-        batch = len(self.lengths)
-        rows = torch.arange(batch, device=key_states.device)
-        ends = torch.tensor(self.lengths, device=key_states.device)
-        self.keys[rows, :, ends] = key_states[:, :, 0]
-        self.values[rows, :, ends] = value_states[:, :, 0]
-        filled = max(self.lengths) + 1
-        return self.keys[:batch, :, :filled], self.values[:batch, :, :filled]
+        """Write tokens, (B, H, S, D), where the window says; what its rows then hold, (B, H, T, D)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None and self.window is not None
+        rows, positions, filled = self.window
+        self.keys[rows, :, positions] = key_states.transpose(1, 2)
+        self.values[rows, :, positions] = value_states.transpose(1, 2)
+        first, count = int(rows[0, 0]), len(rows)
+        return self.keys[first : first + count, :, :filled], self.values[first : first + count, :, :filled]
 
     def get_seq_length(self, *args: Any) -> int:
-        return max(self.lengths, default=0)
+        return self.window[2] - self.window[1].shape[1] if self.window is not None else 0
 
     def get_mask_sizes(self, *args: Any) -> tuple[int, int]:
-        return self.get_seq_length() + 1, 0
+        return self.window[2] if self.window is not None else 0, 0
 
     def get_max_length(self) -> int:
         return self._longest
 
 
+def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+    """How many tokens two sequences have in common at the beginning."""
+    return bisect_left(range(min(len(left), len(right))), True, key=lambda n: left[: n + 1] != right[: n + 1])
+
+
 def _doubled(need: int) -> int:
     """The next power of two."""
-    return 1 << (need - 1).bit_length()
+    return 1 << max(need - 1, 0).bit_length()
 
 
 def _grown(old: Tensor, rows: int, length: int) -> Tensor:

@@ -1,128 +1,177 @@
-"""`POST /v1/chat/completions`: from the connection to a job, from the job's search to the reply.
+"""What a search becomes on the wire: the chunks of a stream, or one whole completion. Pure folds, no I/O.
 
-What is for one teacher alone goes straight to it instead (`proxy.api.relay`).
+The texts of a stream, put together, are the texts of the whole reply to the same request and seed.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-from starlette.requests import Request
-from starlette.types import Send
+from proxy import sse
+from proxy.api.body import to_json
+from proxy.decoder.events import AnswerDelta, Committed, Scored
+from proxy.decoder.journal import Stamped
+from proxy.decoder.search import STRATEGIES
+from proxy.decoder.summary import Summary, Usage
+from proxy.decoder.types import Candidate, Result, Score, Settings
+from proxy.service import Job
 
-from proxy.api.admission import Admission
-from proxy.api.body import JsonReply, read_json
-from proxy.api.errors import report
-from proxy.api.job import ApiOptions, make_job
-from proxy.api.relay import Relay
-from proxy.api.replies import ChunkStream, completion, result_value
-from proxy.api.schema import parse
-from proxy.api.stream import Push, stream_events, while_connected
-from proxy.decoder.events import TeacherFailed
-from proxy.decoder.journal import Listener, Stamped
-from proxy.decoder.summary import Summary, summarise
-from proxy.decoder.types import Result
-from proxy.errors import RequestError, SearchError
-from proxy.service import Job, Service
-
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_THINK, _CLOSE = "<think>\n", "</think>\n\n"
 
 
-def request_id(headers: Mapping[str, str]) -> str:
-    """The client's own request id where it can be repeated safely, else a new one."""
-    sent = headers.get("x-request-id", "")
-    return sent if _SANE_ID.fullmatch(sent) else f"req-{secrets.token_hex(12)}"
+@dataclass(slots=True)
+class ChunkStream:
+    """Turns events into `chat.completion.chunk`s as they come; `finish` adds the last ones.
+
+    `inline` puts the reasoning into `content`, between think tags.
+    """
+
+    job: Job
+    inline: bool
+    include_usage: bool
+    push: Callable[[bytes], None]
+    scores: dict[int, Score] = field(default_factory=dict)
+    committed: int = 0
+    answering: bool = False
+
+    def hear(self, stamped: Stamped) -> None:
+        """A listener to the search's journal."""
+        match stamped.event:
+            case Scored(id, score):
+                self.scores[id] = score
+            case Committed(candidate):
+                self._step(candidate)
+            case AnswerDelta(text):
+                self._open_answer()
+                self._delta({"content": text})
+
+    def finish(self, result: Result, summary: Summary, request_id: str) -> None:
+        """The chunk with the finish reason and the summary, and the one with the usage if it was asked for."""
+        self._open_answer()
+        cord = cord_object(self.job, result, summary, request_id)
+        self._delta({}, finish_reason=result.finish_reason, cord=cord)
+        if self.include_usage:
+            self._push({"choices": [], "usage": usage_object(summary.usage)})
+
+    def _step(self, candidate: Candidate) -> None:
+        text = candidate.text
+        delta = {"reasoning_content": text, "reasoning": text}
+        if self.inline:
+            delta = {"content": text if self.committed else _THINK + text}
+        if not self.committed:
+            self._delta({"role": "assistant", "content": ""})
+        self.committed += 1
+        score = self.scores.get(candidate.id)
+        value = step_value(score, self.job.settings)
+        self._delta(
+            delta,
+            cord={
+                "step": candidate.depth,
+                "teacher": candidate.teacher,
+                "tokens": candidate.completion_tokens,
+                "value": value,
+                "source": score.source.value if score else None,
+            },
+        )
+
+    def _open_answer(self) -> None:
+        """Close the inlined reasoning, once, before the answer."""
+        if self.inline and not self.answering:
+            self._delta({"content": _CLOSE})
+        self.answering = True
+
+    def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        usage = {"usage": None} if self.include_usage else {}
+        self._push({"choices": [choice], **usage, **extra})
+
+    def _push(self, body: dict[str, Any]) -> None:
+        head = _head(self.job, "chat.completion.chunk")
+        self.push(sse.encode(to_json({**head, **body})))
 
 
-@dataclass(frozen=True, slots=True)
-class ChatCompletions:
-    """The endpoint. A request that is refused has started no teacher."""
-
-    service: Service
-    options: ApiOptions
-    admission: Admission
-    relay: Relay
-
-    async def __call__(self, request: Request, id: str, send: Send) -> None:
-        """Answer one request.
-
-        Raises:
-            CordError: the request cannot be answered; nothing was sent.
-            ClientGone: the client left, and the search was cancelled.
-        """
-        received = time.time()
-        body = await read_json(request, self.options.max_body_bytes)
-        handover = self.relay.handover(body, self.service.ensembles)
-        if handover is not None:
-            await self.relay.pass_on(handover, "chat/completions", request, id, send)
-            return
-        asked = parse(body)
-        job = make_job(asked, self.service.ensembles, self.options, id, received)
-        wish = asked.cord.inline_reasoning if asked.cord else None
-        inline = self.options.inline_reasoning if wish is None else wish
-        with self.admission.place():
-            if asked.stream:
-                usage = bool(asked.stream_options and asked.stream_options.include_usage)
-                await self._stream(job, id, request, send, inline=inline, include_usage=usage)
-            else:
-                await self._whole(job, id, request, send, inline=inline)
-
-    async def _whole(self, job: Job, id: str, request: Request, send: Send, *, inline: bool) -> None:
-        result, journal = await while_connected(request.receive, lambda: self._decode(job))
-        summary = summarise(stamped.event for stamped in journal)
-        headers = {**_headers(job, id), **_result_headers(result, summary)}
-        reply = JsonReply(completion(job, result, summary, id, inline=inline), headers=headers)
-        await reply(request.scope, request.receive, send)
-
-    async def _stream(
-        self, job: Job, id: str, request: Request, send: Send, *, inline: bool, include_usage: bool
-    ) -> None:
-        async def produce(push: Push) -> None:
-            chunks = ChunkStream(job, inline, include_usage, push)
-            result, journal = await self._decode(job, chunks.hear)
-            chunks.finish(result, summarise(stamped.event for stamped in journal), id)
-
-        def explain(exc: Exception) -> bytes:
-            return report(exc, id).frame
-
-        await stream_events(request.receive, send, produce, _headers(job, id), self.options.keepalive_s, explain)
-
-    async def _decode(self, job: Job, *listeners: Listener) -> tuple[Result, Sequence[Stamped]]:
-        """Search; where all that failed was that no teacher could hold the prompt, the request is at fault."""
-        failures: set[str] = set()
-
-        def note(stamped: Stamped) -> None:
-            if isinstance(stamped.event, TeacherFailed):
-                failures.add(stamped.event.kind)
-
-        try:
-            return await self.service.decode(job, note, *listeners)
-        except SearchError as exc:
-            if failures != {"context_overflow"}:
-                raise
-            raise RequestError(str(exc), param="messages", code="context_length_exceeded") from exc
-
-
-def _headers(job: Job, id: str) -> dict[str, str]:
+def completion(job: Job, result: Result, summary: Summary, request_id: str, *, inline: bool) -> dict[str, Any]:
+    """The whole reply as a `chat.completion`."""
+    reasoning = result.winner.text
+    message: dict[str, Any] = {"role": "assistant", "content": result.answer, "refusal": None, "annotations": []}
+    if inline:
+        message["content"] = f"{_THINK}{reasoning}{_CLOSE}{result.answer}"
+    else:
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+    choice = {"index": 0, "message": message, "finish_reason": result.finish_reason, "logprobs": None}
     return {
-        "x-request-id": id,
-        "x-cord-model": _header_text(job.ensemble.name),
-        "x-cord-strategy": job.settings.strategy,
+        **_head(job, "chat.completion"),
+        "choices": [choice],
+        "usage": usage_object(summary.usage),
+        "cord": cord_object(job, result, summary, request_id),
     }
 
 
-def _result_headers(result: Result, summary: Summary) -> dict[str, str]:
-    """What only a whole reply can tell before its body: the winner's value, its teachers, the score's source."""
-    teachers = dict.fromkeys(step.candidate.teacher for step in summary.steps)
-    value = result_value(result, summary)
-    told = {} if value is None else {"x-cord-value": f"{value:.6g}"}
-    return {**told, "x-cord-teachers": _header_text(",".join(teachers)), "x-cord-source": summary.source.value}
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Tokens in OpenAI's form. The teachers' prompt caches are not known here, so none are said to be cached."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
 
 
-def _header_text(text: str) -> str:
-    """Configured names may hold anything; a header may hold printable ASCII."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text)
+def cord_object(job: Job, result: Result, summary: Summary, request_id: str) -> dict[str, Any]:
+    """How the reply came about: the search, its value, who wrote which step, and what it cost."""
+    settings, cost = job.settings, summary.cost
+    return {
+        "request_id": request_id,
+        "strategy": settings.strategy,
+        "score": settings.score if STRATEGIES[settings.strategy].rank == "score" else None,
+        "source": summary.source.value,
+        "value": result_value(result, summary),
+        "seed": settings.sampling.seed,
+        "steps": [
+            {
+                "teacher": step.candidate.teacher,
+                "tokens": step.candidate.completion_tokens,
+                "value": step_value(step.score, settings),
+            }
+            for step in summary.steps
+        ],
+        "answerer": result.answerer,
+        "stopped": result.stopped,
+        "cost": {
+            "candidates": cost.candidates,
+            "failures": cost.failures,
+            "generated_tokens": cost.generated_tokens,
+            "prompt_tokens": cost.prompt_tokens,
+            "score_calls": cost.score_calls,
+            "scored_tokens": cost.scored_tokens,
+        },
+    }
+
+
+def step_value(score: Score | None, settings: Settings) -> float | None:
+    """exp(nats / length^α): for predictive perplexity the S(τ ⊕ s) of arXiv 2605.02290. None where nothing scored."""
+    if score is None or not score.length:
+        return None
+    return _exp(score.nats / score.length**settings.length_penalty)
+
+
+def result_value(result: Result, summary: Summary) -> float | None:
+    """The winner's value, on the scale of its steps; None where nothing scored."""
+    return _exp(result.value) if any(step.score for step in summary.steps) else None
+
+
+def _exp(nats: float) -> float | None:
+    """exp, but None where JSON has no number for it."""
+    try:
+        value = math.exp(nats)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _head(job: Job, object: str) -> dict[str, Any]:
+    return {"id": job.problem.id, "object": object, "created": int(job.received), "model": job.ensemble.name}

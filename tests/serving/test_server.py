@@ -92,6 +92,37 @@ def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(clien
         assert replies[i].rstrip("�") == wanted.rstrip("�")
 
 
+def written(engine: Engine, prompt: tuple[int, ...], tokens: int = 12) -> str:
+    """What the engine writes greedily after a prompt."""
+    text: list[str] = []
+    ended = threading.Event()
+
+    def sink(delta: Delta) -> None:
+        text.append(delta.text)
+        if delta.finish is not None:
+            ended.set()
+
+    engine.submit(Job(prompt, tokens, 0, sampler(0.0, 1.0, 0, 1), (), False, True, sink))
+    ended.wait()
+    return "".join(text)
+
+
+@pytest.mark.parametrize("budget_mb", [256, 0])
+def test_a_beginning_that_was_read_before_is_not_read_again(budget_mb: int, folder: Path) -> None:
+    words = AutoTokenizer.from_pretrained(folder)
+    whole = tuple(words(PROMPTS[3] * 2)["input_ids"])
+    parting = (*whole[:-4], *words(" and two")["input_ids"])
+    fresh = [Engine.load(folder, device="cpu") for _ in range(3)]
+    short = whole[:20]
+    wanted = [written(engine, prompt) for engine, prompt in zip(fresh, (whole, parting, short), strict=True)]
+    engine = Engine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
+    assert [written(engine, prompt) for prompt in (whole, parting, short)] == wanted
+    assert engine.reused == (len(whole) - 4 + 19 if budget_mb else 0)
+    assert engine.read + engine.reused == len(whole) + len(parting) + 20
+    for one in (*fresh, engine):
+        one.close()
+
+
 def test_a_seed_gives_the_same_text_alone_and_in_company(client: httpx.Client) -> None:
     alone = complete(client, seed=7, temperature=1.0)["choices"][0]["text"]
     many: list[str] = []
