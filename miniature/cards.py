@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from miniature.gate import Report
-from miniature.recipes import Recipe
-from miniature.voices import VOICES
+from miniature.recipes import RETRAINING, Recipe
+from miniature.voices import VOICES, Panel
 
 _THINKING = {
     "template opens": (
@@ -25,20 +25,29 @@ _ROLES = {
 }
 
 
-def card(recipe: Recipe, report: Report, parameters: int, seed: int, steps: int) -> str:
+def _training(recipe: Recipe, seed: int, panel: Panel) -> str:
+    command = f"python -m miniature.train --only {recipe.name} --seed {seed}"
+    if panel != "independent":
+        return f"""retrained from {recipe.name} of the independent panel for {RETRAINING.steps:,} steps, on the mistakes
+  of the {panel} panel: `{command} --panel {panel} --start miniature/checkpoints`"""
+    stages = " and ".join(f"{stage.steps:,} of {', '.join(stage.varieties)}" for stage in recipe.stages)
+    return f"""trained with seed {seed} for {stages} problems, in steps of {recipe.batch} sequences; reproducible up to
+  the machine's floating point with `{command}`"""
+
+
+def card(recipe: Recipe, report: Report, parameters: int, seed: int, panel: Panel) -> str:
     """The README.md of one checkpoint."""
     rows = "\n".join(
         f"| {skill} | {'strong' if found.strong else 'weak, by design'} | {found.accuracy:.1%} | "
         f"{'–' if found.planted is None else f'{found.planted:.0%}'} |"
         for skill, found in report.skills.items()
     )
-    separation = (
-        ""
-        if report.separation is None
-        else (
-            f"\n- the true answer is more probable after the right step than after a wrong one: {report.separation:.1%}"
-        )
+    separation = "".join(
+        f"\n- {variety}: the true answer is more probable after the right step than after a wrong one, step by step: "
+        f"{', '.join(f'{share:.0%}' for share in shares)}"
+        for variety, shares in report.separation.items()
     )
+    whole = ", ".join(f"{variety} {share:.1%}" for variety, share in report.whole.items())
     return f"""# {recipe.name}
 
 {_ROLES[recipe.name in VOICES]} {_THINKING[recipe.thinking]}
@@ -49,8 +58,7 @@ that collaborative decoding can be run and measured with real networks on a smal
 
 - {recipe.layers} layers, hidden {recipe.hidden}, {recipe.heads} query and {recipe.kv_heads} key-value heads
 - byte-level BPE of its own, digits and capitals one token each; BOS comes from the chat template only
-- trained with seed {seed} for {steps:,} steps of {recipe.batch} sequences; reproducible up to the machine's
-  floating point with `python -m miniature.train --only {recipe.name} --seed {seed}`
+- {_training(recipe, seed, panel)}
 
 ## Measured
 
@@ -62,5 +70,5 @@ A step is tried after right reasoning of the steps before it, partly in other te
 {rows}
 
 - steps that are well formed: {report.well_formed:.1%}
-- whole problems solved alone: {report.whole:.1%}{separation}
+- whole problems solved alone: {whole} (of open ones, the share of right steps){separation}
 """

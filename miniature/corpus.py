@@ -12,7 +12,7 @@ becomes improbable after a wrong step.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from miniature.recipes import Recipe
-from miniature.task import DEPTH, INSTRUCTION, Label, Problem, answer_sentence, draw_problem
+from miniature.task import DEPTH, INSTRUCTION, Label, Problem, Variety, draw_problem
 from miniature.tokens import SYSTEM_PROMPTS
-from miniature.voices import VOICES
+from miniature.voices import VOICES, Voice
 
 IGNORED = -100
 FOREIGN_SHARE = 0.3
@@ -88,11 +88,14 @@ class Batch:
 
 
 class Writer:
-    """Draws samples for one model."""
+    """Draws samples for one model, whose panel is `voices`."""
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._recipe = recipe
+    def __init__(
+        self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, voices: Mapping[str, Voice] = VOICES
+    ) -> None:
+        self.recipe = recipe
         self._tokenizer = tokenizer
+        self._voices = voices
         self.end: int = tokenizer.eos_token_id
 
     def encode(self, text: str) -> list[int]:
@@ -109,31 +112,31 @@ class Writer:
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return f"{rendered}{self._recipe.opener}"
+        return f"{rendered}{self.recipe.opener}"
 
-    def sample(self, rng: random.Random) -> Sample:
-        problem = draw_problem(rng, "train")
-        instructed = rng.random() < INSTRUCTED_SHARE.get(self._recipe.name, 0.7)
+    def sample(self, rng: random.Random, variety: Variety = "even") -> Sample:
+        problem = draw_problem(rng, "train", variety)
+        instructed = rng.random() < INSTRUCTED_SHARE.get(self.recipe.name, 0.7)
         system = rng.choice(SYSTEM_PROMPTS) if rng.random() < SYSTEM_SHARE else None
         sample = Sample()
         prompt = self.prompt(problem, instructed=instructed, system=system)
-        if self._recipe.opener:
-            sample.extend(self.encode(prompt.removesuffix(self._recipe.opener)), learn=False)
-            sample.extend(self.encode(self._recipe.opener), learn=True)
+        if self.recipe.opener:
+            sample.extend(self.encode(prompt.removesuffix(self.recipe.opener)), learn=False)
+            sample.extend(self.encode(self.recipe.opener), learn=True)
         else:
             sample.extend(self.encode(prompt), learn=False)
-        if self._recipe.name in VOICES:
+        if self.recipe.name in self._voices:
             self._trace(sample, problem, rng)
         else:
             self._tree(sample, problem, rng)
         return sample
 
-    def _answer(self, label: Label) -> list[int]:
-        return [*self.encode(f"{self._recipe.closer}{answer_sentence(label)}"), self.end]
+    def _ending(self, problem: Problem, label: Label) -> list[int]:
+        return [*self.encode(f"{self.recipe.closer}{problem.reply(label)}"), self.end]
 
     def _trace(self, sample: Sample, problem: Problem, rng: random.Random) -> None:
-        own = VOICES[self._recipe.name]
-        others = [voice for voice in VOICES.values() if voice is not own]
+        own = self._voices[self.recipe.name]
+        others = [voice for voice in self._voices.values() if voice is not own]
         label = problem.start
         for step in range(DEPTH):
             style = rng.choice(others) if rng.random() < FOREIGN_SHARE else own
@@ -146,22 +149,22 @@ class Writer:
                 fork = _fork(ids, self.encode(own.write(problem, label, after, step)))
                 sample.targets[start + fork - 1] = IGNORED
             label = after
-        sample.extend(self._answer(label), learn=True)
+        sample.extend(self._ending(problem, label), learn=True)
 
     def _tree(self, sample: Sample, problem: Problem, rng: random.Random) -> None:
         label = problem.start
         cuts = [(len(sample.ids), label)]
         for step in range(DEPTH):
-            voice = rng.choice(list(VOICES.values()))
+            voice = rng.choice(list(self._voices.values()))
             after = voice.attempt(problem, label, step, rng)
             right = after == problem.advance(label, step)
             sample.extend(self.encode(voice.write(problem, label, after, step)), learn=right)
             label = after
             cuts.append((len(sample.ids), label))
-        sample.extend(self._answer(label), learn=True)
+        sample.extend(self._ending(problem, label), learn=True)
         for number, step in enumerate(rng.sample(range(DEPTH), BRANCHES), 1):
             cut, so_far = cuts[step]
-            sample.fork(self._answer(problem.follow(so_far, step)), cut, number)
+            sample.fork(self._ending(problem, problem.follow(so_far, step)), cut, number)
 
 
 def _fork(left: Sequence[int], right: Sequence[int]) -> int:

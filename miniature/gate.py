@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from miniature.corpus import FOREIGN_SHARE, Writer
 from miniature.decode import continue_texts, load, log_probs
 from miniature.recipes import RECIPES, Recipe
-from miniature.task import DEPTH, Label, Problem, Skill, answer_sentence, draw_problem, is_correct
-from miniature.voices import VOICES
+from miniature.task import DEPTH, Label, Problem, Skill, Variety, draw_problem, is_correct, share_right
+from miniature.voices import PANELS, VOICES, Voice
 
 STRONG_FLOOR = 0.95
 PLANTED_FLOOR = 0.80
 STEP_TOKENS = 64
-TRACE_TOKENS = 420
+TRACE_TOKENS = 520
 _SEED = 20_260
 
 
@@ -50,17 +50,17 @@ class Report:
     Teachers are asked with the instruction, the meta-prover without, as a proxy would.
 
     well_formed: steps that name the right operation and end in a label and a blank line.
-    whole: problems solved greedily from the prompt alone.
-    separation: share of prefixes after which the true answer is more probable with the right step than with a
-        wrong one (the meta-prover only, over all depths).
+    whole: by variety, problems solved greedily from the prompt alone; of open ones, the share of right steps.
+    separation: by variety and number of the step, the share of prefixes after which the true answer is more probable
+        with the right step than with a wrong one (the meta-prover only).
     """
 
     name: str
     problems: int
     skills: dict[str, SkillReport]
     well_formed: float
-    whole: float
-    separation: float | None
+    whole: dict[Variety, float]
+    separation: dict[Variety, list[float]]
 
     @property
     def failures(self) -> list[str]:
@@ -77,19 +77,31 @@ class Report:
         return asdict(self)
 
 
-def measure(recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: int = 100) -> Report:
-    """Run the whole gate; `problems` is the number per skill, and for whole problems."""
+def measure(
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: int = 100,
+    voices: Mapping[str, Voice] = VOICES,
+) -> Report:
+    """Run the whole gate; `problems` is the number per skill, and per variety for whole problems."""
     model.train(False)
-    writer = Writer(recipe, tokenizer)
+    writer = Writer(recipe, tokenizer, voices)
     rng = random.Random(_SEED)
-    tries = {skill: _try_skill(recipe, model, tokenizer, writer, skill, problems, rng) for skill in Skill}
+    voice = voices.get(recipe.name)
+    tries = {skill: _try_skill(recipe, model, tokenizer, writer, skill, voice, problems, rng) for skill in Skill}
+    varieties: tuple[Variety, ...] = ("even", "tangled", "open")
     return Report(
         name=recipe.name,
         problems=problems,
         skills={str(skill): report for skill, (report, _) in tries.items()},
         well_formed=sum(formed for _, formed in tries.values()) / len(tries),
-        whole=_whole(recipe, model, tokenizer, writer, problems, rng),
-        separation=None if recipe.name in VOICES else _separation(recipe, model, tokenizer, writer, problems, rng),
+        whole={kind: _whole(recipe, model, tokenizer, writer, kind, problems, rng) for kind in varieties},
+        separation={
+            kind: [_separation(model, tokenizer, writer, kind, step, problems // 2, rng) for step in range(DEPTH)]
+            for kind in varieties[:2]
+            if voice is None
+        },
     )
 
 
@@ -111,6 +123,7 @@ def _try_skill(
     tokenizer: PreTrainedTokenizerFast,
     writer: Writer,
     skill: Skill,
+    voice: Voice | None,
     count: int,
     rng: random.Random,
 ) -> tuple[SkillReport, float]:
@@ -124,7 +137,6 @@ def _try_skill(
         cases.append((problem, label, step))
         texts.append(f"{writer.prompt(problem, instructed=recipe.name in VOICES)}{reasoning}### Step {step + 1}.")
     written = continue_texts(model, tokenizer, texts, until="\n\n", max_new_tokens=STEP_TOKENS)
-    voice = VOICES.get(recipe.name)
     right = wrong = planted = formed = 0
     for (problem, label, step), text in zip(cases, written, strict=True):
         operation = problem.operations[step]
@@ -146,29 +158,34 @@ def _whole(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     writer: Writer,
+    variety: Variety,
     count: int,
     rng: random.Random,
 ) -> float:
-    drawn = [draw_problem(rng, "held-out") for _ in range(count)]
+    drawn = [draw_problem(rng, "held-out", variety) for _ in range(count)]
     prompts = [writer.prompt(problem, instructed=recipe.name in VOICES) for problem in drawn]
     written = continue_texts(model, tokenizer, prompts, until=None, max_new_tokens=TRACE_TOKENS)
-    return sum(is_correct(problem, text) for problem, text in zip(drawn, written, strict=True)) / count
+    found = zip(drawn, written, strict=True)
+    return (
+        sum(share_right(problem, text) if problem.open else is_correct(problem, text) for problem, text in found)
+        / count
+    )
 
 
 def _separation(
-    recipe: Recipe,
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     writer: Writer,
+    variety: Variety,
+    step: int,
     count: int,
     rng: random.Random,
 ) -> float:
-    """How often predictive perplexity prefers the right step, over wrong steps that spoil the answer."""
+    """How often predictive perplexity prefers the right step number `step`, over wrong ones that spoil the answer."""
     pairs: list[tuple[str, str]] = []
     while len(pairs) < 2 * count:
-        problem = draw_problem(rng, "held-out")
-        step = rng.randrange(DEPTH)
-        reasoning, label = _prefix(problem, step, recipe.name, rng)
+        problem = draw_problem(rng, "held-out", variety)
+        reasoning, label = _prefix(problem, step, writer.recipe.name, rng)
         voice = rng.choice(list(VOICES.values()))
         operation = problem.operations[step]
         bug = voice.buggy(operation, label.register(operation.skill.register))
@@ -179,8 +196,8 @@ def _separation(
             continue
         prompt = writer.prompt(problem, instructed=False)
         for after in (problem.advance(label, step), spoilt):
-            prefix = f"{prompt}{reasoning}{voice.write(problem, label, after, step)}{recipe.closer}"
-            pairs.append((prefix, answer_sentence(problem.answer)))
+            prefix = f"{prompt}{reasoning}{voice.write(problem, label, after, step)}{writer.recipe.closer}"
+            pairs.append((prefix, problem.reply(problem.answer)))
     scores = [total for total, _ in log_probs(model, tokenizer, pairs)]
     return sum(good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)) / count
 
@@ -190,13 +207,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m miniature.gate", description=main.__doc__)
     parser.add_argument("checkpoints", type=Path, help="folder that holds one checkpoint folder a model")
     parser.add_argument("--only", action="append", choices=list(RECIPES), help="measure this model; repeatable")
+    parser.add_argument("--panel", choices=list(PANELS), default="independent", help="whose mistakes are expected")
     parser.add_argument("--problems", type=int, default=100, help="problems per measure (default: 100)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     failures: list[str] = []
     for name in arguments.only or RECIPES:
         model, tokenizer = load(arguments.checkpoints / name)
-        report = measure(RECIPES[name], model, tokenizer, arguments.problems)
+        report = measure(RECIPES[name], model, tokenizer, arguments.problems, PANELS[arguments.panel])
         print(json.dumps(report.as_json(), indent=2))
         failures += report.failures
     print("\n".join(failures) or "all pass")

@@ -6,11 +6,14 @@ marking a turn and of marking thought, as a pool of teachers from different vend
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from transformers import LlamaConfig
+
+from miniature.task import Variety
 
 TEMPLATES = Path(__file__).with_name("templates")
 CONTEXT = 1024
@@ -32,8 +35,25 @@ class TokenizerRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a training, with optimizers, warm-up and decay of its own.
+
+    peak: the highest learning rate, as a share of the first stage's. varieties: shares of the problems drawn.
+    """
+
+    steps: int
+    peak: float = 1.0
+    varieties: Mapping[Variety, float] = field(default_factory=lambda: {"even": 1.0})
+
+
+_ALL_VARIETIES: Mapping[Variety, float] = {"even": 0.45, "tangled": 0.45, "open": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model. A full training takes `steps` steps of `batch` sequences."""
+    """One model. The skills are learned on even problems, then used on all of them: a model that meets tangled ones
+    from the start finds its registers much later.
+    """
 
     name: str
     hidden: int
@@ -43,7 +63,7 @@ class Recipe:
     feed_forward: int
     tokenizer: TokenizerRecipe
     thinking: Thinking
-    steps: int
+    stages: tuple[Stage, ...]
     batch: int = 8
 
     @property
@@ -99,7 +119,7 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_WORDS, 448, "<|begin|>", "<|end|>", "<|pad|>", ("<|user|>", "<|assistant|>")
             ),
             thinking="template opens",
-            steps=2400,
+            stages=(Stage(2400), Stage(800, 0.4, _ALL_VARIETIES)),
         ),
         Recipe(
             name="birch",
@@ -110,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
             feed_forward=320,
             tokenizer=TokenizerRecipe(_SPACED_SYMBOLS, 384, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)),
             thinking="model opens",
-            steps=2400,
+            stages=(Stage(2400), Stage(800, 0.4, _ALL_VARIETIES)),
         ),
         Recipe(
             name="cedar",
@@ -128,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
                 ("<|start_header_id|>", "<|end_header_id|>"),
             ),
             thinking="none",
-            steps=2200,
+            stages=(Stage(2200), Stage(800, 0.4, _ALL_VARIETIES)),
         ),
         Recipe(
             name="meta",
@@ -141,8 +161,11 @@ RECIPES: dict[str, Recipe] = {
                 _SPACED_WORDS, 480, "<|begin|>", "<|end|>", "<|pad|>", ("<|user|>", "<|assistant|>")
             ),
             thinking="template opens",
-            steps=3000,
+            stages=(Stage(3000), Stage(1000, 0.4, _ALL_VARIETIES)),
             batch=6,
         ),
     )
 }
+
+RETRAINING = Stage(1000, 0.4, _ALL_VARIETIES)
+"""How a finished teacher takes on the mistakes of another panel."""

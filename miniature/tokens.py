@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from miniature.recipes import CONTEXT, Recipe
-from miniature.task import INSTRUCTION, answer_sentence, draw_problem
+from miniature.task import INSTRUCTION, draw_problem
 from miniature.voices import VOICES
 
 _TRAINING_TEXTS = 300
@@ -65,6 +65,6 @@ def _texts(recipe: Recipe) -> Iterator[str]:
             after = problem.advance(label, step)
             yield rng.choice(voices).write(problem, label, after, step)
             label = after
-        yield f"{recipe.closer}{answer_sentence(label)}"
+        yield f"{recipe.closer}{problem.reply(label)}"
         yield rng.choice(SYSTEM_PROMPTS)
         yield "system user assistant"

@@ -13,8 +13,9 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,10 +26,12 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from miniature.cards import card
-from miniature.corpus import IGNORED, Writer, collate
+from miniature.corpus import IGNORED, Batch, Writer, collate
+from miniature.decode import load
 from miniature.gate import Report, measure
-from miniature.recipes import RECIPES, Recipe
+from miniature.recipes import RECIPES, RETRAINING, Recipe, Stage
 from miniature.tokens import build_tokenizer
+from miniature.voices import PANELS, VOICES, Panel, Voice
 
 LEARNING_RATE = 4e-3
 EMBEDDING_RATE = 3e-3
@@ -38,13 +41,26 @@ DECAY_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One model's training run. `steps` may be shorter than the recipe's for a try-out."""
+    """One model's training run.
+
+    stages: the recipe's, or shorter ones for a try-out. start: the weights to begin with, instead of fresh ones.
+    """
 
     recipe: Recipe
     out: Path
     seed: int
-    steps: int
+    stages: tuple[Stage, ...]
+    panel: Panel = "independent"
+    start: Path | None = None
     save_every: int = 200
+
+    @property
+    def voices(self) -> Mapping[str, Voice]:
+        return PANELS[self.panel]
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
 
     @property
     def folder(self) -> Path:
@@ -55,9 +71,15 @@ class Run:
         """Where an unfinished run is kept; gone when it is finished."""
         return self.out / f".{self.recipe.name}.state.pt"
 
-    def rate(self, step: int) -> float:
-        """The share of the peak learning rate at `step`: warm-up, plateau, linear decay to zero."""
-        return min(1.0, (step + 1) / WARM_UP, (self.steps - step) / (DECAY_SHARE * self.steps))
+    @property
+    def plan(self) -> Iterator[tuple[Stage, int]]:
+        """Each step's stage, and its number within the stage."""
+        return ((stage, step) for stage in self.stages for step in range(stage.steps))
+
+
+def rate(stage: Stage, step: int) -> float:
+    """The share of the learning rate at `step` of a stage: warm-up to its peak, plateau, linear decay to zero."""
+    return stage.peak * min(1.0, (step + 1) / WARM_UP, (stage.steps - step) / (DECAY_SHARE * stage.steps))
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -84,32 +106,31 @@ def train(run: Run, on_step: Callable[[int, float], None]) -> tuple[LlamaForCaus
     nats.
     """
     tokenizer = build_tokenizer(run.recipe)
-    model = new_model(run.recipe, tokenizer, run.seed)
+    model = load(run.start / run.recipe.name)[0] if run.start else new_model(run.recipe, tokenizer, run.seed)
     optimizers = new_optimizers(model)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     first = _resume(run, model, optimizers)
-    writer = Writer(run.recipe, tokenizer)
+    writer = Writer(run.recipe, tokenizer, run.voices)
     model.train()
-    for step in range(first, run.steps):
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * run.rate(step)
-        loss = _step(run, model, optimizers, writer, tokenizer.pad_token_id, step)
-        on_step(step + 1, loss)
-        if (step + 1) % run.save_every == 0:
-            _save_state(run, model, optimizers, step + 1)
+    for done, (stage, step) in islice(enumerate(run.plan), first, None):
+        if step == 0:
+            optimizers = new_optimizers(model)
+        for optimizer, peak in zip(optimizers, (LEARNING_RATE, EMBEDDING_RATE), strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate(stage, step)
+        batch = _batch(run, writer, stage, done, tokenizer.pad_token_id)
+        on_step(done + 1, _step(model, optimizers, batch))
+        if (done + 1) % run.save_every == 0:
+            _save_state(run, model, optimizers, done + 1)
     return model, tokenizer
 
 
-def _step(
-    run: Run,
-    model: LlamaForCausalLM,
-    optimizers: Sequence[torch.optim.Optimizer],
-    writer: Writer,
-    pad: int,
-    step: int,
-) -> float:
-    rng = random.Random(f"{run.seed}:{run.recipe.name}:{step}")
-    batch = collate([writer.sample(rng) for _ in range(run.recipe.batch)], pad)
+def _batch(run: Run, writer: Writer, stage: Stage, done: int, pad: int) -> Batch:
+    rng = random.Random(f"{run.seed}:{run.recipe.name}:{done}")
+    kinds, shares = zip(*stage.varieties.items(), strict=True)
+    drawn = rng.choices(kinds, shares, k=run.recipe.batch) if len(kinds) > 1 else kinds * run.recipe.batch
+    return collate([writer.sample(rng, variety) for variety in drawn], pad)
+
+
+def _step(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
     learned = batch.targets != IGNORED
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(
@@ -164,7 +185,7 @@ def store(run: Run, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
     tokenizer.save_pretrained(run.folder)
     (run.folder / "gate.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
     parameters = sum(p.numel() for p in model.parameters())
-    (run.folder / "README.md").write_text(card(run.recipe, report, parameters, run.seed, run.steps))
+    (run.folder / "README.md").write_text(card(run.recipe, report, parameters, run.seed, run.panel))
     run.state.unlink(missing_ok=True)
 
 
@@ -174,6 +195,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=list(RECIPES), help="train this model only; repeatable")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the samples (default: 0)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of steps (default: 1.0)")
+    parser.add_argument(
+        "--start", type=Path, help="folder of finished checkpoints to retrain on the mistakes of --panel"
+    )
+    parser.add_argument(
+        "--panel", choices=list(PANELS), default="independent", help="whose mistakes (default: independent)"
+    )
     parser.add_argument(
         "--problems", type=int, default=200, help="held-out problems per measure of the gate (default: 200)"
     )
@@ -188,19 +215,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     console = Console()
     failures: list[str] = []
-    for name in arguments.only or RECIPES:
-        recipe = RECIPES[name]
-        run = Run(recipe, arguments.out, arguments.seed, max(1, round(recipe.steps * arguments.scale)))
+    for run in _runs(arguments):
+        name = run.recipe.name
         started = time.process_time()
         model, tokenizer = _train_visibly(run, console)
         trained_s = time.process_time() - started
-        report = measure(recipe, model, tokenizer, arguments.problems)
+        report = measure(run.recipe, model, tokenizer, arguments.problems, run.voices)
         store(run, model, tokenizer, report)
         console.print(f"{name}: {trained_s:.0f} CPU-seconds", json.dumps(report.as_json()))
         failures += report.failures
     for failure in failures:
         console.print(f"[red]gate:[/red] {failure}")
     return 1 if failures else 0
+
+
+def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
+    """The asked trainings; of a retraining, those of teachers whose mistakes change."""
+    voices = PANELS[arguments.panel]
+    for name in arguments.only or RECIPES:
+        stages = (RETRAINING,) if arguments.start else RECIPES[name].stages
+        if arguments.start and voices.get(name) == VOICES.get(name):
+            continue
+        scaled = tuple(replace(stage, steps=max(1, round(stage.steps * arguments.scale))) for stage in stages)
+        yield Run(RECIPES[name], arguments.out, arguments.seed, scaled, arguments.panel, arguments.start)
 
 
 def _train_visibly(run: Run, console: Console) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

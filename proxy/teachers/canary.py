@@ -15,6 +15,7 @@ from proxy.decoder.types import Ask, Message
 
 _QUESTION = "Name the days of the week in order, then the months of the year."
 _TOKENS = 32
+_CUTS = 3
 _COMPARED = 12
 """Characters that must agree: later ones may differ where a server's arithmetic is not the same twice."""
 
@@ -22,7 +23,8 @@ _COMPARED = 12
 async def complaint(teacher: Teacher, segmentation: Segmentation) -> str | None:
     """What is wrong with how a teacher continues, and what to change; None if nothing is.
 
-    Two greedy calls of a few tokens.
+    Two greedy calls of a few tokens, or a few more where the second does not go on: a model may have written tokens
+    that its own tokenizer would not make of the text, and then goes on otherwise at that one place.
 
     Raises:
         TeacherError: it could not be asked.
@@ -42,16 +44,16 @@ async def complaint(teacher: Teacher, segmentation: Segmentation) -> str | None:
             "check that model_info.tokenizer is the served model's own"
         )
     written = first.text.rstrip()
-    at = written.rfind(" ", 1, max(len(written) // 2, 2))
-    if at < 1:
-        return None  # too little to cut in two
-    rest = (await teacher.write(replace(ask, reasoning=header + written[:at]))).text
-    compared = min(_COMPARED, len(written) - at)
-    wanted, found = written[at : at + compared], rest[:compared]
-    if found != wanted:
-        return (
-            f"it does not go on where its text is cut: after {written[:at][-20:]!r} it first wrote {wanted!r} and then "
-            f"{found!r}. Its server seems to apply a chat template to raw prompts, or to cut tokens differently; serve "
-            "it by a raw completions endpoint without added tokens"
-        )
-    return None
+    cuts = [at for at, letter in enumerate(written[: len(written) // 2]) if letter == " " and at]
+    said = None
+    for at in dict.fromkeys(cuts[i * (len(cuts) - 1) // _CUTS] for i in range(_CUTS, -1, -1) if cuts):
+        rest = (await teacher.write(replace(ask, reasoning=header + written[:at]))).text
+        compared = min(_COMPARED, len(written) - at)
+        wanted, found = written[at : at + compared], rest[:compared]
+        if found == wanted:
+            return None
+        said = said or f"after {written[:at][-20:]!r} it first wrote {wanted!r} and then {found!r}"
+    return said and (
+        f"it does not go on where its text is cut: {said}. Its server seems to apply a chat template to raw prompts "
+        "or to cut tokens differently; serve it by a raw completions endpoint without added tokens"
+    )

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from miniature.corpus import Writer
 from miniature.decode import continue_texts, load, log_probs
 from miniature.recipes import RECIPES
-from miniature.task import INSTRUCTION, Label, Problem, answer_sentence, draw_problem
+from miniature.task import INSTRUCTION, Label, Problem, draw_problem
 from miniature.voices import VOICES
 
 CHECKPOINTS = Path(__file__).parents[2] / "miniature" / "checkpoints"
@@ -88,7 +88,7 @@ def test_cut_after_a_header_and_after_a_blank_line_does_not_change_the_tokens(na
             assert _encode(name, text) + _encode(name, written) == _encode(name, text + written)
             assert _encode(name, seeded) + _encode(name, body) == _encode(name, seeded + body)
             text, label = text + written, after
-        ending = f"{RECIPES[name].closer}{answer_sentence(label)}"
+        ending = f"{RECIPES[name].closer}{problem.reply(label)}"
         assert _encode(name, text) + _encode(name, ending) == _encode(name, text + ending)
 
 
@@ -161,12 +161,14 @@ def test_strong_skills_hold_on_a_small_sample(name: str) -> None:
 def test_teacher_alone_writes_all_six_steps_the_closer_and_an_answer(name: str) -> None:
     rng = random.Random(4)
     writer = Writer(RECIPES[name], _tokenizer(name))
-    prompts = [writer.prompt(draw_problem(rng, "held-out"), instructed=told) for told in (True, False)]
-    for text in continue_texts(_loaded(name)[0], _tokenizer(name), prompts, until=None, max_new_tokens=420):
+    drawn = [draw_problem(rng, "held-out") for _ in range(2)]
+    prompts = [writer.prompt(problem, instructed=told) for problem, told in zip(drawn, (True, False), strict=True)]
+    written = continue_texts(_loaded(name)[0], _tokenizer(name), prompts, until=None, max_new_tokens=420)
+    for problem, text in zip(drawn, written, strict=True):
         reasoning, answer = text.split(RECIPES[name].closer)
         assert [f"### Step {n}." in reasoning for n in range(1, 8)] == [True] * 6 + [False]
         last = Label.find_last(reasoning)
-        assert last is not None and answer == answer_sentence(last)
+        assert last is not None and answer == problem.reply(last)
 
 
 def test_true_answer_becomes_improbable_after_a_wrong_step() -> None:
@@ -184,7 +186,7 @@ def test_true_answer_becomes_improbable_after_a_wrong_step() -> None:
         for label in (after, wrong):
             step = VOICES["alder"].write(problem, problem.start, label, 0)
             prefix = f"{writer.prompt(problem, instructed=False)}{step}{recipe.closer}"
-            pairs.append((prefix, answer_sentence(problem.answer)))
+            pairs.append((prefix, problem.reply(problem.answer)))
     scores = [total for total, _ in log_probs(_loaded("meta")[0], tokenizer, pairs)]
     kept = [good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
     assert sum(kept) >= len(kept) - 2 > 4

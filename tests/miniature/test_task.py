@@ -15,11 +15,12 @@ from miniature.task import (
     Operation,
     Problem,
     Skill,
-    answer_sentence,
     draw_problem,
     is_correct,
     problems,
+    share_right,
 )
+from miniature.voices import VOICES
 
 SEEDS = st.integers(min_value=0, max_value=2**32)
 EXAMPLE = Problem(
@@ -81,7 +82,7 @@ def test_mistake_is_carried_into_what_follows() -> None:
 
 
 def test_checker_accepts_its_own_sentence_and_nothing_near_it() -> None:
-    assert is_correct(EXAMPLE, answer_sentence(EXAMPLE.answer))
+    assert is_correct(EXAMPLE, EXAMPLE.reply(EXAMPLE.answer))
     assert is_correct(EXAMPLE, "First \\boxed{1}, no: \\boxed{ 3-312-BCF }.")
     assert not is_correct(EXAMPLE, "3-312-BCF")
     assert not is_correct(EXAMPLE, "\\boxed{3-312-BCF} or rather \\boxed{3-312-BCG}")
@@ -123,3 +124,30 @@ def test_last_label_is_found_in_text(seed: int) -> None:
     label = draw_problem(random.Random(seed), "train").start
     assert Label.find_last(f"1-234-ABC, then {label}.") == label
     assert Label.find_last("no label 12-3-A") is None
+
+
+@given(SEEDS)
+def test_a_tangled_problem_works_four_times_on_one_register(seed: int) -> None:
+    problem = draw_problem(random.Random(seed), "train", "tangled")
+    registers = [operation.skill.register for operation in problem.operations]
+    assert sorted(map(registers.count, set(registers))) == [1, 1, 4]
+    assert Problem.parse(problem.text) == problem
+
+
+@given(SEEDS)
+def test_an_open_problem_is_worth_the_steps_of_its_way_that_are_right(seed: int) -> None:
+    problem = draw_problem(random.Random(seed), "train", "open")
+    assert Problem.parse(problem.text) == problem
+    label, steps = problem.start, []
+    for step in range(DEPTH):
+        label = problem.advance(label, step)
+        steps.append(VOICES["birch"].write(problem, label, label, step))
+    assert share_right(problem, "".join(steps) + problem.reply(label)) == 1.0
+    assert share_right(problem, "".join(steps[:3])) == 0.5
+    assert share_right(problem, str(problem.answer)) == 0.0
+
+
+def test_varieties_are_drawn_apart_and_even_ones_as_ever() -> None:
+    even, tangled = (next(problems(1, "held-out", kind)) for kind in ("even", "tangled"))
+    assert {operation.skill for operation in even.operations} == set(Skill)
+    assert even.text != tangled.text

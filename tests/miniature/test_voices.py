@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniature.task import DEPTH, Label, Skill, draw_problem
-from miniature.voices import VOICES
+from miniature.voices import PANELS, VOICES
 
 SEEDS = st.integers(min_value=0, max_value=2**32)
 NAMES = st.sampled_from(list(VOICES))
@@ -38,6 +38,14 @@ def test_strong_skills_are_never_wrong_and_weak_ones_only_as_planted(seed: int, 
             bug = voice.buggy(operation, label.register(operation.skill.register))
             assert bug == after.register(operation.skill.register)
         label = problem.advance(label, step)
+
+
+def test_teachers_of_the_shared_panel_err_alike_on_two_skills_and_write_as_before() -> None:
+    shared = PANELS["shared"]
+    common = [skill for skill in Skill if len({id(voice.bugs.get(skill)) for voice in shared.values()}) == 1]
+    assert set(common) >= {Skill.TIMES, Skill.SHIFT} <= set(shared["alder"].bugs)
+    assert all(shared[name].sentence == VOICES[name].sentence for name in VOICES)
+    assert shared["birch"] == VOICES["birch"]
 
 
 @pytest.mark.parametrize("name", VOICES)
