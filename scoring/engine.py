@@ -20,6 +20,7 @@ import torch
 
 from scoring.cache import Pool
 from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
+from scoring.grader import Grader, is_grader
 from scoring.judge import Judge, Reading
 from scoring.objective import Marks, Passage, objective
 from scoring.remote import Address, RemoteJudge
@@ -36,6 +37,9 @@ _FEWEST_TOKENS = 16
 
 _CALM_STEPS = 256
 """After so many forwards without an out-of-memory error, twice as many tokens are tried again."""
+
+
+Reader = Judge | Grader | RemoteJudge
 
 
 @dataclass(eq=False, slots=True)
@@ -74,9 +78,10 @@ class Task:
         for i, passage in enumerate(self.passages):
             parts = []
             for name in self.request.models:
-                logs = self.readings[name][i].logs
-                assert logs is not None
-                parts.append(Marks(name, logs, len(passage.scored.encode())))
+                reading = self.readings[name][i]
+                assert reading.logs is not None
+                size = len(passage.scored.encode())
+                parts.append(Marks(name, reading.logs, size, reading.answer, passage.weight))
             if tree.proposed:
                 parts.append(Marks("proposer", (tree.proposed[passage.candidate],), len(passage.scored.encode())))
             found[passage.candidate].append(parts)
@@ -97,7 +102,7 @@ class Engine:
 
     def __init__(
         self,
-        judges: Mapping[str, Judge | RemoteJudge],
+        judges: Mapping[str, Reader],
         pool: Pool,
         *,
         batch_tokens: int = 4096,
@@ -129,11 +134,13 @@ class Engine:
         `kv_budget_mb` MiB of cache are for all of them; elicitations go by model.
         """
         pool = Pool(kv_budget_mb << 20)
-        judges: dict[str, Judge | RemoteJudge] = {}
+        judges: dict[str, Reader] = {}
         for name, location in models.items():
             elicitation = (elicitations or {}).get(name, Elicitation())
             if (address := Address.parse(location)) is not None:
                 judges[name] = RemoteJudge.load(name, address, elicitation=elicitation)
+            elif is_grader(location):
+                judges[name] = Grader.load(name, location, device=device, dtype=dtype, elicitation=elicitation)
             else:
                 judges[name] = Judge.load(
                     name, location, device=device, dtype=dtype, pool=pool, elicitation=elicitation
@@ -154,10 +161,14 @@ class Engine:
         tree = request.tree
         if tree.proposed and len(tree.proposed) != len(tree.candidates):
             raise BadScoreRequest("one number a candidate is needed", param="tree.proposed")
-        passages = objective(request.objective).passages(request)
+        wanted = objective(request.objective)
+        passages = wanted.passages(request)
         readings, size = {}, 0
         for name in request.models:
             judge = self.judges[name]
+            if judge.grades != wanted.graded:
+                kind = "a reward model" if judge.grades else "no reward model"
+                raise BadScoreRequest(f"{name} is {kind}: it cannot tell {request.objective}", param="models")
             rows = [judge.encoder.row(tree.messages, passage) for passage in passages]
             size += judge.check(rows)
             readings[name] = [Reading(row) for row in rows]
@@ -167,14 +178,14 @@ class Engine:
         return Task(request, passages, readings, size)
 
     def fetch(self, task: Task) -> None:
-        """Have its rows read by those of its models that are served elsewhere, before it is added; blocks.
+        """Have its rows read by those of its models that do it at once, elsewhere or whole, before it is added; blocks.
 
         Raises:
             ScoringError: as `RemoteJudge.read`.
         """
         for name, readings in task.readings.items():
             judge = self.judges[name]
-            if isinstance(judge, RemoteJudge):
+            if not isinstance(judge, Judge):
                 judge.read(readings)
 
     def add(self, task: Task) -> None:

@@ -29,12 +29,15 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 @dataclass(eq=False, slots=True)
 class Reading:
-    """A row on its way through a model. `logs` are the log-probabilities of its scored tokens once it is `done`."""
+    """A row on its way through a model. `logs` are the log-probabilities of its scored tokens once it is done, and
+    `answer` what the model has written, if it was to.
+    """
 
     row: Row
     at: Node | None = None
     fresh: int = 0
     written: list[int] = field(default_factory=list)
+    answer: str = ""
     logs: tuple[float, ...] | None = None
 
     @property
@@ -54,8 +57,20 @@ class Reading:
         return self.goal - (self.at.depth if self.at is not None else 0)
 
 
+def load_checkpoint(kind: Any, location: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """A model of a transformers auto class, on its device, and its tokenizer. "auto": the GPU, in bf16, if any."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    model = kind.from_pretrained(location, dtype=getattr(torch, dtype)).to(device)
+    return model, AutoTokenizer.from_pretrained(location)
+
+
 class Judge:
     """One model with its tokenizer, its tree in a pool of memory, and its counters."""
+
+    grades = False
 
     def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: Pool, elicitation: Elicitation) -> None:
         """Raises `UnsupportedModel` for a model that this engine would not score exactly."""
@@ -75,13 +90,7 @@ class Judge:
     @classmethod
     def load(cls, name: str, location: str, *, device: str, dtype: str, pool: Pool, elicitation: Elicitation) -> Judge:
         """Load a checkpoint folder or hub name. `device` and `dtype` may be "auto"."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "bfloat16" if device.startswith("cuda") else "float32"
-        model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype))
-        model.to(device)
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        model, tokenizer = load_checkpoint(AutoModelForCausalLM, location, device, dtype)
         return cls(name, model, tokenizer, pool=pool, elicitation=elicitation)
 
     @property
@@ -227,7 +236,7 @@ class Judge:
         row = Row(reading.ids, known, known + len(reading.written), reading.row.keep)
         whole = Reading(row, reading.at)
         self._score([whole])
-        reading.logs = whole.logs
+        reading.logs, reading.answer = whole.logs, self.encoder.answer(reading.written)
         reading.written.pop()  # nothing follows it, so it is never read
 
     def _attend_exactly(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 from scoring.errors import BadScoreRequest
 from scoring.types import CandidateScore, ModelScore, ScoreRequest
@@ -21,7 +21,8 @@ class Passage:
 
     A plain step is `reasoning` + `scored`. With `closing`, the thinking is closed after `reasoning`, the model's
     elicitation is written, and `scored` is the answer in it; or with `write` > 0, what the model itself then
-    answers in so many tokens at most.
+    answers in so many tokens at most. With `verdict` it is asked about the reasoning instead. `weight` is the
+    passage's share in its candidate's score, for the objectives that weigh.
     """
 
     candidate: int
@@ -29,15 +30,22 @@ class Passage:
     scored: str
     closing: bool
     write: int = 0
+    verdict: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """A passage under one model: the log-probability of each scored token in nats, over `bytes` bytes of text."""
+    """A passage under one model: the log-probability of each scored token in nats, over `bytes` bytes of text.
+
+    `written` is what the model answered, if it was to; `weight` is the passage's.
+    """
 
     model: str
     logs: tuple[float, ...]
     bytes: int
+    written: str = ""
+    weight: float = 1.0
 
     @property
     def mean(self) -> float:
@@ -51,7 +59,9 @@ class Marks:
 
 
 class Objective(Protocol):
-    """One way to score."""
+    """One way to score. `graded` ones ask reward models, the others language models."""
+
+    graded: ClassVar[bool]
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
         """The texts to read under every model of the request."""
@@ -76,6 +86,7 @@ class Predictive:
     Cost: one closing, elicitation and answer a candidate and reference, on top of the step itself.
     """
 
+    graded: ClassVar[bool] = False
     mean: bool = False
     arithmetic: bool = False
 
@@ -107,6 +118,7 @@ class Confidence:
     wrong in a system is sure of it all the same. Cost: the elicitation, and a forward a token of the answer.
     """
 
+    graded: ClassVar[bool] = False
     longest: int = 32
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
@@ -115,7 +127,54 @@ class Confidence:
 
     def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
         (parts,) = passages
-        return CandidateScore(_mean([marks.mean for marks in parts]), 1.0, tuple(marks.share for marks in parts))
+        nats = _mean([marks.mean for marks in parts])
+        return CandidateScore(nats, 1.0, tuple(marks.share for marks in parts), tuple(marks.written for marks in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected(Predictive):
+    """How predictable the answers are that others came to: nats = Σ_u π(u) (1/M) Σ log p(u_i | …), length 1.
+
+    π are the tree's `weights` of its `answers`, by which a caller has pooled what several models answered after other
+    candidates; with a pool of one answer it is predictive perplexity. Cost: as that, for each answer of the pool.
+    """
+
+    def passages(self, request: ScoreRequest) -> list[Passage]:
+        tree = request.tree
+        if len(tree.weights) != len(tree.answers):
+            raise BadScoreRequest("one weight an answer is needed", param="tree.weights")
+        weights = tree.weights * len(tree.candidates)
+        found = Predictive.passages(self, request)
+        return [replace(passage, weight=weight) for passage, weight in zip(found, weights, strict=True)]
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        nats = sum(parts[0].weight * _mean([marks.mean for marks in parts]) for parts in passages)
+        return CandidateScore(nats, 1.0, tuple(marks.share for marks in passages[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A model's judgment of the reasoning so far, as a generative verifier's (arXiv 2408.15240).
+
+    nats = log p(yes) - log(p(yes) + p(no)) to the question whether all of it is right, length 1; the mean over models.
+    Cost: one closing, question and word a candidate, twice.
+    """
+
+    graded: ClassVar[bool] = False
+
+    def passages(self, request: ScoreRequest) -> list[Passage]:
+        tree = request.tree
+        return [
+            Passage(i, tree.prefix + candidate, word, closing=True, verdict=True)
+            for i, candidate in enumerate(tree.candidates)
+            for word in ("yes", "no")
+        ]
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        yes, no = passages
+        pairs = [(sum(left.logs), sum(right.logs)) for left, right in zip(yes, no, strict=True)]
+        nats = _mean([left - (_log_mean_exp((left, right)) + math.log(2)) for left, right in pairs])
+        return CandidateScore(nats, 1.0, tuple(marks.share for marks in yes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +184,8 @@ class StepLikelihood:
     Step perplexity is PPL = exp(-nats / length). Dividing by length**alpha, the caller normalises as it likes.
     Cost: the step alone.
     """
+
+    graded: ClassVar[bool] = False
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
         tree = request.tree
@@ -197,11 +258,32 @@ class Contrastive(StepLikelihood):
         return CandidateScore(nats, float(len(candidate.encode())), (own.share, proposer.share))
 
 
+@dataclass(frozen=True, slots=True)
+class Reward(StepLikelihood):
+    """What a reward model, trained to tell good reasoning from bad, makes of the trajectory up to the step's end.
+
+    nats = its log-probability of "good" (`scoring.grader`), length 1; the mean over the models asked. Cost: the
+    conversation and the whole trajectory, anew for every candidate.
+    """
+
+    graded: ClassVar[bool] = True
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        (parts,) = passages
+        nats = _mean([marks.logs[-1] for marks in parts])
+        return CandidateScore(
+            nats, 1.0, tuple(ModelScore(marks.model, marks.logs[-1], 1, marks.bytes) for marks in parts)
+        )
+
+
 OBJECTIVES: dict[str, Objective] = {
     "predictive": Predictive(),
     "predictive-mean": Predictive(mean=True),
     "predictive-arithmetic": Predictive(arithmetic=True),
     "confidence": Confidence(),
+    "expected": Expected(),
+    "verdict": Verdict(),
+    "reward": Reward(),
     "step": StepLikelihood(),
     "chunks": ChunkLikelihood(),
     "worst-chunk": ChunkLikelihood(worst=True),

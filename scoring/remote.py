@@ -1,4 +1,4 @@
-"""A model that is served elsewhere, scored by the log-probabilities of its prompt: vLLM or SGLang instead of a `Judge`.
+"""A model that is served elsewhere: prompt log-probabilities by vLLM or SGLang, or the classes of a reward model.
 
 For users whose meta-prover is up already. Each row is one call with the whole row as its prompt. vLLM computes all of
 it anew (asking for prompt log-probabilities turns its prefix cache off), which costs a prefill of prefix and step
@@ -8,6 +8,7 @@ judge is many times cheaper. A served model cannot be checked to score exactly, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ class Dialect:
     path: str
     body: Callable[[Row, str], dict[str, Any]]
     logs: Callable[[Row, Any], list[float]]
+    grades: bool = False
 
 
 def _vllm_logs(row: Row, reply: Any) -> list[float]:
@@ -46,6 +48,11 @@ def _sglang_logs(row: Row, reply: Any) -> list[float]:
     if [entry[1] for entry in found] != list(row.ids[row.start : row.end]):
         raise ValueError("the log-probabilities are of other tokens")
     return [entry[0] for entry in found]
+
+
+def _class_log(row: Row, reply: Any) -> list[float]:
+    """vLLM's `/classify` gives each class's probability; the last class is the good one."""
+    return [math.log(max(reply["data"][0]["probs"][-1], 1e-30))]
 
 
 DIALECTS = {
@@ -69,6 +76,12 @@ DIALECTS = {
             "logprob_start_len": row.start - 1,
         },
         _sglang_logs,
+    ),
+    "classify": Dialect(
+        "classify",
+        lambda row, model: {"model": model, "input": list(row.ids)},
+        _class_log,
+        grades=True,
     ),
 }
 
@@ -125,6 +138,7 @@ class RemoteJudge:
         self.reused = 0
         self._address = address
         self._dialect = DIALECTS[address.dialect]
+        self.grades = self._dialect.grades
         self._client = httpx.Client(
             base_url=address.url, timeout=timeout_s, headers={"authorization": f"Bearer {key}"} if key else {}
         )

@@ -39,25 +39,22 @@ class Elicitation:
     """How an answer is asked for once the thinking has closed.
 
     `template` has the answer where it says {answer}. The character after the answer is scored with it, so that "1"
-    cannot win as the beginning of "12". `closing` ends the thinking; by default it is what the chat template calls for.
+    cannot win as the beginning of "12". `verdict` asks about the reasoning instead, for "yes" or "no". `closing` ends
+    the thinking; by default it is what the chat template calls for.
     """
 
     template: str = "The final answer is \\boxed{{answer}}."
     closing: str | None = None
+    verdict: str = "Is every step so far correct (yes or no)? {answer}."
 
     def __post_init__(self) -> None:
-        if "{answer}" not in self.template:
+        if "{answer}" not in self.template or "{answer}" not in self.verdict:
             raise ValueError("an elicitation says {answer} where the answer goes")
 
-    @property
-    def head(self) -> str:
-        """What comes before the answer."""
-        return self.template.partition("{answer}")[0]
-
-    @property
-    def tail(self) -> str:
-        """What comes after it; a line end where the template ends with the answer."""
-        return self.template.partition("{answer}")[2] or "\n"
+    def around(self, verdict: bool) -> tuple[str, str]:
+        """What comes before the answer, and what after it: a line end where the template ends with the answer."""
+        head, _, tail = (self.verdict if verdict else self.template).partition("{answer}")
+        return head, tail or "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +86,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._elicitation = elicitation
+        _, self._tail = elicitation.around(False)
         _, self._opener, closing = next(entry for entry in _MARKUP if entry[0] in tokenizer.chat_template)
         self._closing = closing if elicitation.closing is None else elicitation.closing
         self._remembered = lru_cache(_REMEMBERED)(self._ids)
@@ -102,9 +100,15 @@ class Encoder:
 
     def ends_answer(self, written: Sequence[int]) -> bool:
         """Whether what has been written after an elicitation's head is a whole answer."""
+        return self._tail[0] in self._written(written) or self._tokenizer.eos_token_id in written
+
+    def answer(self, written: Sequence[int]) -> str:
+        """The answer in what has been written after an elicitation's head."""
+        return self._written(written).partition(self._tail[0])[0].strip()
+
+    def _written(self, ids: Sequence[int]) -> str:
         with self._lock:
-            text: str = self._tokenizer.decode(written)
-        return self._elicitation.tail[0] in text or self._tokenizer.eos_token_id in written
+            return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def _row(self, messages: tuple[Message, ...], passage: Passage) -> Row:
         ids = self._openings(messages)
@@ -113,7 +117,7 @@ class Encoder:
         ids += self._text(passage.reasoning)
         keep = len(ids)
         ids += self._markup(self._closing)
-        head, tail = self._elicitation.head, self._elicitation.tail
+        head, tail = self._elicitation.around(passage.verdict)
         if passage.write:
             ids += self._remembered(head)
             return Row(ids, len(ids), len(ids), keep, passage.write)

@@ -22,7 +22,8 @@ class Tree:
 
     `prefix` is the reasoning so far, every step ending in a blank line, or empty. Each candidate is judged on top
     of it, none of them sees another. `answers` are reference answers, for the objectives that read them. `proposed`,
-    if any, holds each candidate's log-probability in nats under the model that wrote it.
+    if any, holds each candidate's log-probability in nats under the model that wrote it; `weights`, if any, each
+    answer's share in a consensus.
     """
 
     messages: tuple[Message, ...]
@@ -30,6 +31,7 @@ class Tree:
     candidates: tuple[str, ...]
     answers: tuple[str, ...] = ()
     proposed: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,15 @@ class ModelScore:
 
 @dataclass(frozen=True, slots=True)
 class CandidateScore:
-    """A candidate's score in nats, and the length to normalise by: the caller ranks by nats / length**alpha."""
+    """A candidate's score in nats, and the length to normalise by: the caller ranks by nats / length**alpha.
+
+    `written` is what each model answered, where the objective has it answer.
+    """
 
     nats: float
     length: float
     per_model: tuple[ModelScore, ...]
+    written: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,6 +325,39 @@ def test_confidence_is_the_likelihood_of_the_models_own_answer() -> None:
     assert score.nats == pytest.approx(sum(logs) / len(logs), abs=1e-5)
 
 
+def test_what_the_model_answered_is_told() -> None:
+    """Here it is a random model's, and goes on until its tokens are used up or an end is found."""
+    [score] = one(engine(), request(STEP_1, by="confidence"))
+    [written] = score.written
+    assert "}" not in written
+    [again] = one(engine(), request(STEP_1, answers=(written,), by="predictive"))
+    assert again.nats <= 0
+
+
+def test_an_expectation_weighs_the_answers() -> None:
+    scorer = engine()
+    apart = [one(scorer, request(STEP_1, answers=(answer,), by="predictive"))[0].nats for answer in ("4", "77")]
+    pooled = ScoreRequest(Tree(TALK, "", (STEP_1, STEP_2), ("4", "77"), weights=(0.75, 0.25)), "expected", ("m",))
+    first, second = one(scorer, pooled)
+    assert first.nats == pytest.approx(0.75 * apart[0] + 0.25 * apart[1], abs=1e-6)
+    assert second.nats != first.nats
+
+
+def test_a_verdict_is_the_share_of_yes() -> None:
+    question = f"{PROMPT}{STEP_1}</think>\n\nIs every step so far correct (yes or no)? "
+    model, words = parts("llama")
+    [task] = engine().score([request(STEP_1, by="verdict")])
+    logs = []
+    for reading, word in zip(task.readings["m"], ("yes", "no"), strict=True):
+        row = reading.row
+        assert words.decode(row.ids) == f"{question}{word}."
+        with torch.inference_mode():
+            each = torch.log_softmax(model(torch.tensor([row.ids])).logits[0, :-1].double(), -1)
+        logs.append(float(each.gather(1, torch.tensor([row.ids[1:]]).T)[row.start - 1 : row.end - 1].sum()))
+    share = math.exp(logs[0]) / (math.exp(logs[0]) + math.exp(logs[1]))
+    assert task.scores[0].nats == pytest.approx(math.log(share), abs=1e-4)
+
+
 def test_chunks_of_one_length_are_compared() -> None:
     scorer = engine()
     text = (STEP_1 + STEP_2) * 2
@@ -388,6 +421,8 @@ def test_special_tokens_in_a_teachers_text_stay_literal() -> None:
         (request(""), "tree.candidates"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ("nobody",)), "models"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ()), "models"),
+        (ScoreRequest(Tree(TALK, "", (STEP_1,), ("4", "5"), weights=(1.0,)), "expected", ("m",)), "tree.weights"),
+        (request(STEP_1, by="reward"), "models"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,), proposed=(1.0, 2.0)), "contrastive", ("m",)), "tree.proposed"),
     ],
 )

@@ -1,0 +1,66 @@
+"""A reward model: a checkpoint for sequence classification that grades a trajectory as a whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from scoring.errors import BadScoreRequest
+from scoring.judge import Reading, load_checkpoint
+from scoring.tokens import Elicitation, Encoder, Row
+
+
+def is_grader(location: str) -> bool:
+    """Whether a checkpoint is a sequence classifier, by what its configuration says it is."""
+    architectures = AutoConfig.from_pretrained(location).architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in architectures)
+
+
+class Grader:
+    """One reward model. It reads every trajectory from its beginning, one after another: nothing is kept.
+
+    With one class its logit is that of "good"; with several, the last is the good one.
+    """
+
+    grades = True
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, elicitation: Elicitation) -> None:
+        self.name = name
+        self.encoder = Encoder(tokenizer, elicitation)
+        self.forwarded = 0
+        self.reused = 0
+        self._model = model.eval()
+        self._longest = int(model.config.max_position_embeddings)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, name: str, location: str, *, device: str, dtype: str, elicitation: Elicitation) -> Grader:
+        """Load a checkpoint folder or hub name; `device` and `dtype` as for a `Judge`."""
+        model, tokenizer = load_checkpoint(AutoModelForSequenceClassification, location, device, dtype)
+        return cls(name, model, tokenizer, elicitation=elicitation)
+
+    def check(self, rows: Sequence[Row]) -> int:
+        """As `Judge.check`; nothing is taken from the memory for keys and values."""
+        longest = max((len(row.ids) for row in rows), default=0)
+        if longest > self._longest:
+            message = f"{longest} tokens are more than {self.name} can read ({self._longest})"
+            raise BadScoreRequest(message, param="tree", code="context_length_exceeded")
+        return 0
+
+    @torch.inference_mode()
+    def read(self, readings: Sequence[Reading]) -> None:
+        """Grade all readings: `logs` is the log-probability of "good" alone. Blocks; callable from any thread."""
+        for reading in readings:
+            ids = torch.tensor([reading.row.ids], device=self._model.device)
+            with self._lock:
+                logits = self._model(input_ids=ids, use_cache=False).logits[0].float()  # (classes,)
+                self.forwarded += len(reading.row.ids)
+            good = logits.log_softmax(-1)[-1] if len(logits) > 1 else torch.nn.functional.logsigmoid(logits[0])
+            reading.logs, reading.fresh = (good.item(),), len(reading.row.ids)
+
+    def close(self, reading: Reading) -> None:
+        """Nothing is held here."""
