@@ -81,14 +81,16 @@ class TeacherConfig(_Section):
 class ScorerConfig(_Section):
     """The scoring service: started by the proxy from `models`, or reached at `url`.
 
-    `meta_prover` scores against references; `judges` share the cross-perplexity (default: all models). How a model
-    is asked for its answer, and how its thinking is closed before that, may be said by its name.
+    `meta_prover` scores against references; `judges` share the cross-perplexity (default: all that are no reward
+    models); `reward_models` grade. How a model is asked for its answer, and how its thinking is closed before that,
+    may be said by its name.
     """
 
     models: dict[Name, str]
     meta_prover: Name
     judges: tuple[Name, ...] = ()
-    reference_free: Literal["cross", "step", "chunks", "worst-chunk", "confidence"] = "cross"
+    reward_models: tuple[Name, ...] = ()
+    reference_free: Annotated[str, Field(min_length=1, max_length=256)] = "cross"
     url: str | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -101,7 +103,7 @@ class ScorerConfig(_Section):
 
     @model_validator(mode="after")
     def _names_its_models(self) -> Self:
-        for name in (self.meta_prover, *self.judges, *self.elicitation, *self.closing):
+        for name in (self.meta_prover, *self.judges, *self.reward_models, *self.elicitation, *self.closing):
             if name not in self.models:
                 raise ValueError(f"{name!r} is not one of scorer.models ({', '.join(self.models)})")
         return self
@@ -121,7 +123,7 @@ class ScorerConfig(_Section):
 
     @property
     def panel(self) -> tuple[str, ...]:
-        return self.judges or tuple(self.models)
+        return self.judges or tuple(name for name in self.models if name not in self.reward_models)
 
 
 class EnsembleConfig(SearchOptions):

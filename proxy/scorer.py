@@ -6,75 +6,88 @@ scoring request only when the problem brought them and the objective is one that
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from proxy.decoder.types import Problem, Score, ScorePart, Source
 from proxy.errors import ScorerError
-from scoring.client import BadScoreRequest, ScorerClient, ScorerUnavailable
-from scoring.types import Message, ScoreRequest, Tree
+from scoring.client import BadScoreRequest, ScorerUnavailable
+from scoring.types import Message, ScoreReply, ScoreRequest, Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """How an objective of the scoring service is used here.
 
-    `panel` asks all judges rather than the meta-prover alone, `contrast` the proposer beside it, which must be among
-    the scorer's models by the teacher's name; `adds_up` as in `decoder.types.Score`.
+    `models` are the ones asked: the meta-prover, the panel of judges, all of it but the proposer, the meta-prover and
+    the proposer, who must be among the scorer's models by the teacher's name, or the reward models. `service` is the
+    scoring service's own name for it; `adds_up` as in `decoder.types.Score`.
     """
 
     source: Source
-    panel: bool
+    models: Literal["meta", "panel", "others", "contrast", "rewards"]
     adds_up: bool
-    contrast: bool = False
+    service: str
 
 
 OBJECTIVES = {
-    "predictive": Objective(Source.REFERENCE, panel=False, adds_up=False),
-    "predictive-mean": Objective(Source.REFERENCE, panel=False, adds_up=False),
-    "step": Objective(Source.NONE, panel=False, adds_up=True),
-    "predictive-arithmetic": Objective(Source.REFERENCE, panel=False, adds_up=False),
-    "confidence": Objective(Source.NONE, panel=False, adds_up=False),
-    "chunks": Objective(Source.NONE, panel=False, adds_up=True),
-    "worst-chunk": Objective(Source.NONE, panel=False, adds_up=True),
-    "cross": Objective(Source.NONE, panel=True, adds_up=True),
-    "contrastive": Objective(Source.NONE, panel=False, adds_up=True, contrast=True),
+    "predictive": Objective(Source.REFERENCE, "meta", False, "predictive"),
+    "predictive-mean": Objective(Source.REFERENCE, "meta", False, "predictive-mean"),
+    "predictive-arithmetic": Objective(Source.REFERENCE, "meta", False, "predictive-arithmetic"),
+    "step": Objective(Source.NONE, "meta", True, "step"),
+    "chunks": Objective(Source.NONE, "meta", True, "chunks"),
+    "worst-chunk": Objective(Source.NONE, "meta", True, "worst-chunk"),
+    "cross": Objective(Source.NONE, "panel", True, "cross"),
+    "cross-others": Objective(Source.NONE, "others", True, "cross"),
+    "contrastive": Objective(Source.NONE, "contrast", True, "contrastive"),
+    "confidence": Objective(Source.NONE, "meta", False, "confidence"),
+    "consensus": Objective(Source.CONSENSUS, "panel", False, "expected"),
+    "verdict": Objective(Source.NONE, "meta", False, "verdict"),
+    "reward": Objective(Source.NONE, "rewards", False, "reward"),
 }
-"""By the names of the scoring service's objectives."""
+"""By the names that requests and routes use."""
 
 
-def usable(teachers: Collection[str], models: Collection[str]) -> frozenset[str]:
+def usable(teachers: Collection[str], scorer: RemoteScorer, models: Collection[str]) -> frozenset[str]:
     """The objectives that can score what these teachers write, with these models in the scoring service."""
-    everyone = set(teachers) <= set(models)
-    return frozenset(name for name, kind in OBJECTIVES.items() if everyone or not kind.contrast)
+    missing = {"contrast"} if set(teachers) - set(models) else set()
+    missing |= set() if scorer.rewards else {"rewards"}
+    missing |= {"others"} if len(scorer.judges) < 2 else set()
+    return frozenset(name for name, kind in OBJECTIVES.items() if kind.models not in missing)
+
+
+class ScoringService(Protocol):
+    """The engine, wherever it is: behind `scoring.client`, or a `scoring.batcher` in this process."""
+
+    async def score(self, request: ScoreRequest) -> ScoreReply: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteScorer:
     """A `decoder.ports.Scorer` whose models live in the scoring service."""
 
-    client: ScorerClient
+    client: ScoringService
     meta_prover: str
     judges: tuple[str, ...]
+    rewards: tuple[str, ...] = ()
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
+    async def score(
+        self,
+        problem: Problem,
+        prefix: str,
+        step: str,
+        objective: str,
+        proposer: str = "",
+        pool: Mapping[str, float] | None = None,
+    ) -> Score:
         """Score one step; see `decoder.ports.Scorer`."""
         kind = OBJECTIVES[objective]
-        answers = problem.references if kind.source is Source.REFERENCE else ()
-        request = ScoreRequest(
-            tree=Tree(_messages(problem), prefix, (step,), answers),
-            objective=objective,
-            models=self._models(kind, proposer),
-            request_id=problem.id,
-        )
-        try:
-            reply = await self.client.score(request)
-        except ScorerUnavailable as exc:
-            raise ScorerError("unavailable", f"the scorer does not answer: {exc}") from exc
-        except BadScoreRequest as exc:
-            too_long = exc.code == "context_length_exceeded"
-            raise ScorerError("context_overflow" if too_long else "refused", f"the scorer refused: {exc}") from exc
+        weighed = pool or {}
+        answers = problem.references if kind.source is Source.REFERENCE else tuple(weighed)
+        tree = Tree(_messages(problem), prefix, (step,), answers, weights=tuple(weighed.values()))
+        reply = await self._ask(ScoreRequest(tree, kind.service, self._models(kind, proposer), problem.id))
         (found,) = reply.scores
         return Score(
             nats=found.nats,
@@ -87,6 +100,22 @@ class RemoteScorer:
             batch_size=reply.batch_size,
             tokens_forwarded=reply.tokens_forwarded,
         )
+
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
+        """What each judge would answer now; see `decoder.ports.Scorer`."""
+        tree = Tree(_messages(problem), prefix, (step,))
+        reply = await self._ask(ScoreRequest(tree, "confidence", self.judges, problem.id))
+        (found,) = reply.scores
+        return tuple(answer for answer in found.written if answer)
+
+    async def _ask(self, request: ScoreRequest) -> ScoreReply:
+        try:
+            return await self.client.score(request)
+        except ScorerUnavailable as exc:
+            raise ScorerError("unavailable", f"the scorer does not answer: {exc}") from exc
+        except BadScoreRequest as exc:
+            too_long = exc.code == "context_length_exceeded"
+            raise ScorerError("context_overflow" if too_long else "refused", f"the scorer refused: {exc}") from exc
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         """Have the beginning of a step read when nothing else waits; see `decoder.ports.Scorer`."""
@@ -101,9 +130,16 @@ class RemoteScorer:
             await self.client.score(request)
 
     def _models(self, kind: Objective, proposer: str) -> tuple[str, ...]:
-        if kind.contrast and proposer:
-            return (self.meta_prover, proposer)
-        return self.judges if kind.panel else (self.meta_prover,)
+        match kind.models:
+            case "contrast" if proposer:
+                return self.meta_prover, proposer
+            case "panel":
+                return self.judges
+            case "others":
+                return tuple(name for name in self.judges if name != proposer)
+            case "rewards":
+                return self.rewards
+        return (self.meta_prover,)
 
 
 def _messages(problem: Problem) -> tuple[Message, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.decoder.bandit import Bandit
 from proxy.decoder.journal import Journal, Listener, Stamped
 from proxy.decoder.ports import Scorer, Teacher
 from proxy.decoder.search import search
@@ -20,11 +21,15 @@ from proxy.decoder.types import Problem, Result, Settings
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """A virtual model: the teachers it asks and how it searches. A single teacher is one of these too."""
+    """A virtual model: the teachers it asks and how it searches. A single teacher is one of these too.
+
+    The bandit remembers from request to request which of them win.
+    """
 
     name: str
     panel: tuple[Teacher, ...]
     settings: Settings
+    bandit: Bandit = field(default_factory=Bandit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +71,16 @@ class Service:
         """
         journal = Journal(time.monotonic, (*listeners, *(watch(job) for watch in self.watchers)))
         try:
-            panel = job.ensemble.panel
-            result = await search(job.problem, panel, self.scorer, job.settings, self.segmentation, journal.emit)
+            ensemble = job.ensemble
+            result = await search(
+                job.problem,
+                ensemble.panel,
+                self.scorer,
+                job.settings,
+                self.segmentation,
+                journal.emit,
+                ensemble.bandit,
+            )
         finally:
             for keep in self.keepers:
                 keep(job, journal.events)

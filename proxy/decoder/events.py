@@ -16,7 +16,7 @@ from proxy.errors import FailureKind
 PruneReason = Literal["rank", "duplicate", "empty", "outranked", "lag"]
 """Why a candidate was dropped.
 
-rank: not among the best of its step. duplicate: a sibling said the same. empty: it said nothing.
+rank: not among the best of its step. duplicate: a sibling said the same, or nearly. empty: it said nothing.
 outranked: its beam was alive until a finished one won. lag: sent text had already chosen another branch.
 """
 
@@ -35,6 +35,14 @@ class Asked:
 
     id: int
     parent: int | None
+    depth: int
+    teacher: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """A teacher was not asked for step `depth`, under any prefix: it seldom wins there."""
+
     depth: int
     teacher: str
 
@@ -118,6 +126,7 @@ class Cancelled:
 Event = (
     Started
     | Asked
+    | Spared
     | Proposed
     | TeacherFailed
     | ScoreAsked

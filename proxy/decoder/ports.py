@@ -6,7 +6,7 @@ their work when the awaiting task is cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.decoder.events import Event
@@ -39,8 +39,26 @@ class Teacher(Protocol):
 class Scorer(Protocol):
     """A model that judges."""
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
-        """Score one step on top of a canonical prefix. `proposer` is the teacher that wrote it, for scores that ask.
+    async def score(
+        self,
+        problem: Problem,
+        prefix: str,
+        step: str,
+        objective: str,
+        proposer: str = "",
+        pool: Mapping[str, float] | None = None,
+    ) -> Score:
+        """Score one step on top of a canonical prefix.
+
+        `proposer` is the teacher that wrote it, for scores that ask; `pool`, for "consensus", what others answer.
+
+        Raises:
+            ScorerError: the scorer is away, or cannot take this text.
+        """
+        ...
+
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
+        """What each judge would answer if the reasoning ended with this step.
 
         Raises:
             ScorerError: the scorer is away, or cannot take this text.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import anyio
 
 from proxy.decoder import selection
+from proxy.decoder.bandit import Bandit
 from proxy.decoder.events import (
     AnswerAsked,
     AnswerDelta,
@@ -28,15 +29,33 @@ from proxy.decoder.events import (
     PruneReason,
     ScoreAsked,
     Scored,
+    Spared,
     Started,
     StepDecided,
     TeacherFailed,
 )
 from proxy.decoder.ports import Emit, Scorer, Teacher
-from proxy.decoder.selection import Rank
+from proxy.decoder.selection import Rank, Spread
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Candidate, FinishReason, Problem, Result, Score, Settings, StopCause, Trajectory
+from proxy.decoder.types import (
+    Ask,
+    Candidate,
+    FinishReason,
+    Problem,
+    Result,
+    Score,
+    Settings,
+    Source,
+    StopCause,
+    Trajectory,
+)
 from proxy.errors import ScorerError, SearchError, TeacherError
+
+_CONSENSUS = Source.CONSENSUS.value
+"""The score that is known only when all proposals of a step are in."""
+
+_RISE = 1e-3
+"""Nats by which the best score must have risen for a step not to count towards a plateau."""
 
 _READ_AHEAD_CHARS = 64
 """A step is handed to the scorer while it is written whenever so much more of it is there."""
@@ -70,10 +89,12 @@ async def search(
     settings: Settings,
     segmentation: Segmentation,
     emit: Emit,
+    bandit: Bandit | None = None,
 ) -> Result:
     """Decode one problem collaboratively.
 
-    Emits `Started` first and exactly one terminal event last, also when cancelled.
+    Emits `Started` first and exactly one terminal event last, also when cancelled. With `settings.adaptive` the
+    bandit says whom to ask, and learns from a search that finishes.
 
     Raises:
         SearchError: no teacher proposed anything, or none wrote an answer.
@@ -84,7 +105,8 @@ async def search(
     scored = strategy.rank == "score"
     names = tuple(teacher.name for teacher in panel)
     emit(Started(problem, settings, names, settings.score if scored else None))
-    decoding = _Decoding(problem, panel, scorer, settings, segmentation, strategy, emit)
+    adaptive = bandit if settings.adaptive else None
+    decoding = _Decoding(problem, panel, scorer, settings, segmentation, strategy, emit, adaptive)
     try:
         winner, stopped = await decoding.reason()
         result = await decoding.answer(winner, stopped)
@@ -102,6 +124,25 @@ async def search(
 
 
 @dataclass(slots=True)
+class _Landing:
+    """A proposal that has come in: its scores in the order of the blend, and the answers drafted after it."""
+
+    prefix: Trajectory
+    candidate: Candidate
+    scores: list[Score] = field(default_factory=list)
+    drafts: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> Score | None:
+        """All scores as one."""
+        return replace(self.scores[0], beside=tuple(self.scores[1:])) if self.scores else None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        return self.prefix.extend(self.candidate, self.score)
+
+
+@dataclass(slots=True)
 class _Barrier:
     """One step's proposals on their way: who is still out, what has landed, and when the rest may be left behind.
 
@@ -111,7 +152,7 @@ class _Barrier:
     out: dict[int, Teacher]
     spare: int
     reached: anyio.Event = field(default_factory=anyio.Event)
-    landed: list[Trajectory] = field(default_factory=list)
+    landed: list[_Landing] = field(default_factory=list)
     said: set[tuple[int | None, str]] = field(default_factory=set)
     failures: list[TeacherError] = field(default_factory=list)
     broken: ScorerError | None = None
@@ -151,8 +192,13 @@ class _Decoding:
     segmentation: Segmentation
     strategy: Strategy
     emit: Emit
+    bandit: Bandit | None
     asked: int = 0
     committed: int = 0
+    proposed: list[Candidate] = field(default_factory=list)
+    highest: float = -math.inf
+    stale: int = 0
+    agreed: bool = False
 
     async def reason(self) -> tuple[Trajectory, StopCause]:
         """Grow the beam until it has settled or a budget is spent; the best trajectory and why it ended."""
@@ -160,13 +206,17 @@ class _Decoding:
         with anyio.move_on_after(self.settings.budget.deadline_s) as deadline:
             while any(self._open(trajectory) for trajectory in beam):
                 before, beam = beam, self._decide(beam, await self._expand(beam))
-                if selection.settled(before, beam):
+                if selection.settled(before, beam) or self.agreed or self._flat(beam[0]):
                     break
         winner, *others = beam
         if not winner.candidates:
             raise SearchError("deadline", f"no step was finished within {self.settings.budget.deadline_s:g} s")
         self._drop(others, "outranked")
         self._commit(winner.candidates)
+        if self.bandit is not None:
+            for candidate in self.proposed:
+                won = candidate.id in winner.path
+                self.bandit.learn(candidate.teacher, candidate.depth, won, candidate.completion_tokens)
         return winner, self._cause(winner, deadline.cancelled_caught)
 
     async def answer(self, winner: Trajectory, stopped: StopCause) -> Result:
@@ -213,11 +263,22 @@ class _Decoding:
         within_steps = len(trajectory.candidates) < self.settings.budget.steps
         return not trajectory.closed and within_steps and self._step_tokens(trajectory) > 0
 
+    def _flat(self, best: Trajectory) -> bool:
+        """Whether the best score has not risen for as many steps as are allowed."""
+        value = best.value(self.settings.length_penalty)
+        self.stale = 0 if value > self.highest + _RISE else self.stale + 1
+        self.highest = max(self.highest, value)
+        return self.settings.plateau is not None and self.stale >= self.settings.plateau
+
     def _cause(self, winner: Trajectory, late: bool) -> StopCause:
         if winner.closed:
             return "closed"
         if late:
             return "deadline"
+        if self.agreed:
+            return "agreement"
+        if self.settings.plateau is not None and self.stale >= self.settings.plateau:
+            return "plateau"
         return "steps" if len(winner.candidates) >= self.settings.budget.steps else "tokens"
 
     def _step_tokens(self, trajectory: Trajectory) -> int:
@@ -239,17 +300,27 @@ class _Decoding:
         able = [teacher for teacher in self.panel if teacher.formats or self.problem.format is None]
         return sorted(able, key=lambda teacher: teacher.name != first)
 
+    def _roster(self, depth: int) -> Sequence[Teacher]:
+        """Whom to ask for this step."""
+        if self.bandit is None:
+            return self.panel
+        seed = selection.derive(self.settings.sampling.seed, "bandit", depth)
+        names = [teacher.name for teacher in self.panel]
+        asked = self.bandit.choose(names, depth, seed, self.settings.exploration)
+        for name in names:
+            if name not in asked:
+                self.emit(Spared(depth, name))
+        return [teacher for teacher in self.panel if teacher.name in asked]
+
     async def _expand(self, beam: Sequence[Trajectory]) -> list[Trajectory]:
         """Let every teacher propose under every open prefix: B×K calls at once, each scored when it lands.
 
         Once the quorum is scored the rest are granted `patience_s` and then left behind, their calls cancelled.
         """
+        growing = [trajectory for trajectory in beam if self._open(trajectory)]
+        roster = self._roster(len(growing[0].candidates) + 1)
         asks = [
-            (trajectory, teacher)
-            for trajectory in beam
-            if self._open(trajectory)
-            for teacher in self.panel
-            for _ in range(self.settings.samples)
+            (trajectory, teacher) for trajectory in growing for teacher in roster for _ in range(self.settings.samples)
         ]
         first = self.asked
         self.asked += len(asks)
@@ -267,6 +338,8 @@ class _Decoding:
                     barrier.reached = anyio.Event()
                     await barrier.reached.wait()
             group.cancel_scope.cancel()
+        if _CONSENSUS in self.blend:
+            await self._weigh(barrier)
         if barrier.broken is not None:
             raise barrier.broken
         for id, teacher in barrier.out.items():
@@ -274,7 +347,7 @@ class _Decoding:
         if not barrier.landed and not any(trajectory.closed for trajectory in beam):
             reasons = "; ".join(dict.fromkeys(str(failure) for failure in barrier.failures))
             raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
-        return barrier.landed
+        return [landing.trajectory for landing in barrier.landed]
 
     async def _propose(self, barrier: _Barrier, id: int, prefix: Trajectory, teacher: Teacher, draft: _Draft) -> None:
         """One proposal from the call to its score. A failing teacher is an event; a failing scorer ends the step."""
@@ -287,13 +360,16 @@ class _Decoding:
             tokens = (written.prompt_tokens, written.completion_tokens)
             candidate = Candidate(id, prefix.tip, depth, teacher.name, text, written.ended, *tokens)
             self.emit(Proposed(candidate))
+            self.proposed.append(candidate)
             if not text:
                 self.emit(Pruned(id, "empty"))
             elif (prefix.tip, text) in barrier.said:
                 self.emit(Pruned(id, "duplicate"))
             else:
                 barrier.said.add((prefix.tip, text))
-                barrier.landed.append(prefix.extend(candidate, await self._score(prefix, candidate)))
+                landing = _Landing(prefix, candidate)
+                await self._score(landing)
+                barrier.landed.append(landing)
         except TeacherError as exc:
             self.emit(TeacherFailed(id, teacher.name, exc.kind, str(exc)))
             barrier.failures.append(exc)
@@ -317,7 +393,7 @@ class _Decoding:
             begun = self.segmentation.canonical(depth, draft.text).rstrip().rpartition(" ")[0]
             if not draft.ended and len(begun) >= known + _READ_AHEAD_CHARS:
                 known = len(begun)
-                await self.scorer.read(self.problem, prefix.text, begun, self.settings.score)
+                await self.scorer.read(self.problem, prefix.text, begun, next(iter(self.blend)))
 
     def _step_ask(self, prefix: Trajectory, depth: int, id: int) -> Ask:
         return Ask(
@@ -331,22 +407,55 @@ class _Decoding:
             seed=selection.derive(self.settings.sampling.seed, depth, id),
         )
 
-    async def _score(self, prefix: Trajectory, candidate: Candidate) -> Score | None:
-        if self.strategy.rank != "score":
-            return None
+    async def _score(self, landing: _Landing) -> None:
+        """Score a proposal by all that can be told of it alone; for a consensus, have answers drafted."""
+        candidate, blend = landing.candidate, self.blend
+        if not blend:
+            return
         self.emit(ScoreAsked(candidate.id))
-        asked = (self.problem, prefix.text, candidate.text, self.settings.score, candidate.teacher)
-        score = await self.scorer.score(*asked)
-        self.emit(Scored(candidate.id, score))
-        return score
+        on_top_of = (self.problem, landing.prefix.text, candidate.text)
+        if _CONSENSUS in blend:
+            landing.drafts = await self.scorer.draft(*on_top_of)
+        landing.scores = [
+            await self.scorer.score(*on_top_of, name, candidate.teacher) for name in blend if name != _CONSENSUS
+        ]
+        if _CONSENSUS not in blend and landing.score is not None:
+            self.emit(Scored(candidate.id, landing.score))
+
+    async def _weigh(self, barrier: _Barrier) -> None:
+        """Score what has landed by what the others would answer, now that it is known."""
+        drafts = {landing.candidate.id: landing.drafts for landing in barrier.landed}
+        said = [answer for answers in drafts.values() for answer in answers]
+        if self.settings.agreement is not None and said:
+            self.agreed = max(map(said.count, said)) >= self.settings.agreement * len(said)
+        place = list(self.blend).index(_CONSENSUS)
+
+        async def weigh(landing: _Landing) -> None:
+            candidate = landing.candidate
+            on_top_of = (self.problem, landing.prefix.text, candidate.text)
+            try:
+                pool = selection.others(drafts, candidate.id)
+                score = await self.scorer.score(*on_top_of, _CONSENSUS, candidate.teacher, pool)
+            except ScorerError as exc:
+                barrier.broken = exc
+                return
+            landing.scores.insert(place, score)
+            if landing.score is not None:
+                self.emit(Scored(candidate.id, landing.score))
+
+        async with anyio.create_task_group() as group:
+            for landing in barrier.landed:
+                group.start_soon(weigh, landing)
 
     def _decide(self, beam: Sequence[Trajectory], extended: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
         """Let the barrier fall: keep the best, drop the rest, commit what all survivors share."""
         pool = [trajectory for trajectory in beam if not self._open(trajectory)] + list(extended)
         width = self.strategy.width or self.settings.beam_width
-        best = selection.choose(pool, self._rank, width, self.settings.diversity)
+        spread = Spread(self.settings.diversity, self.settings.siblings, self.settings.alike)
+        best = selection.choose(pool, self._rank(pool), width, spread)
         kept = selection.enforce_lag(best.beam, self.settings.commit_lag)
         self._drop(best.dropped, "rank")
+        self._drop(best.repeated, "duplicate")
         self._drop(kept.dropped, "lag")
         closed = [trajectory for trajectory in kept.beam if trajectory.closed]
         living = [trajectory for trajectory in kept.beam if not trajectory.closed]
@@ -356,8 +465,14 @@ class _Decoding:
         return kept.beam
 
     @property
-    def _rank(self) -> Rank:
+    def blend(self) -> dict[str, float]:
+        """The scores that rank, with their weights; none where something else does."""
+        return selection.blend(self.settings.score) if self.strategy.rank == "score" else {}
+
+    def _rank(self, pool: Sequence[Trajectory]) -> Rank:
         match self.strategy.rank:
+            case "score" if len(self.blend) > 1:
+                return selection.by_blend(pool, self.blend, self.settings.length_penalty)
             case "score":
                 return selection.by_score(self.settings.length_penalty)
             case "chance":

@@ -6,13 +6,17 @@ Ties are broken by candidate id, so equal scores give the same beam on every run
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.decoder.types import Candidate, Trajectory
 
 Rank = Callable[[Trajectory], float]
 """A trajectory's worth; higher is better."""
+
+_WORDS = re.compile(r"\w+")
 
 
 def derive(seed: int, *parts: object) -> int:
@@ -21,9 +25,49 @@ def derive(seed: int, *parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def blend(score: str) -> dict[str, float]:
+    """The weights of the scores in one score's name: "cross" alone, or a sum such as "cross + 0.5*confidence".
+
+    Raises:
+        ValueError: it is no such sum, or names a score twice.
+    """
+    weights: dict[str, float] = {}
+    for term in score.split("+"):
+        factor, times, name = term.rpartition("*")
+        name, weight = name.strip(), float(factor) if times else 1.0
+        if not name or name in weights or not 0 < weight < float("inf"):
+            raise ValueError(f"{score!r} is not a sum of different scores with positive weights")
+        weights[name] = weight
+    return weights
+
+
 def by_score(length_penalty: float) -> Rank:
     """Rank by the scorer's value."""
     return lambda trajectory: trajectory.value(length_penalty)
+
+
+def by_blend(pool: Sequence[Trajectory], weights: Mapping[str, float], length_penalty: float) -> Rank:
+    """Rank by Σ w z, each score as its z-value within the pool, so that scores on different scales can be summed."""
+    values = [[tally.value(length_penalty) for tally in trajectory.tallies] for trajectory in pool]
+    worth = [0.0] * len(pool)
+    for weight, column in zip(weights.values(), zip(*values, strict=True), strict=True):
+        mean, spread = statistics.fmean(column), statistics.pstdev(column)
+        for i, value in enumerate(column):
+            worth[i] += weight * (value - mean) / spread if spread else 0.0
+    ranks = {trajectory.path: total for trajectory, total in zip(pool, worth, strict=True)}
+    return lambda trajectory: ranks[trajectory.path]
+
+
+def others(drafts: Mapping[int, Sequence[str]], of: int) -> dict[str, float]:
+    """π: what all but one candidate would answer, each answer with its share. Where there is no other, its own."""
+    answers = [answer for id, said in drafts.items() if id != of for answer in said] or list(drafts[of])
+    return {answer: answers.count(answer) / len(answers) for answer in dict.fromkeys(answers)}
+
+
+def similarity(left: str, right: str) -> float:
+    """The share of different words that two texts have in common (Jaccard), in [0, 1]."""
+    ours, theirs = (set(_WORDS.findall(text.lower())) for text in (left, right))
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0
 
 
 def by_length(trajectory: Trajectory) -> float:
@@ -38,32 +82,60 @@ def by_chance(seed: int) -> Rank:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The beam in order of rank, best first, and what fell out of it."""
+    """The beam in order of rank, best first, and what fell out of it: by its rank, or for saying what a better said."""
 
     beam: tuple[Trajectory, ...]
     dropped: tuple[Trajectory, ...]
+    repeated: tuple[Trajectory, ...] = ()
 
 
-def choose(pool: Sequence[Trajectory], rank: Rank, width: int, diversity: float) -> Choice:
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How the beam is kept from filling up with one parent's children, or with one step in several wordings.
+
+    With `diversity` γ > 0 the k-th best child of a parent (k from 0) is ranked γ·k nats lower (Li, Monroe & Jurafsky,
+    arXiv 1611.08562). At most `siblings` of them survive. One whose words are `alike` a better sibling's is dropped.
+    """
+
+    diversity: float = 0.0
+    siblings: int | None = None
+    alike: float | None = None
+
+    def repeats(self, trajectory: Trajectory, better: Sequence[Trajectory]) -> bool:
+        """Whether one of these siblings says the same."""
+        if self.alike is None:
+            return False
+        text = trajectory.candidates[-1].text
+        return any(similarity(text, other.candidates[-1].text) >= self.alike for other in better)
+
+
+def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -> Choice:
     """Keep the best `width` of the pool.
 
-    Finished trajectories compete with living ones for the same places. With `diversity` γ > 0 the k-th best
-    child of a parent (k from 0) is ranked γ·k nats lower (Li, Monroe & Jurafsky, arXiv 1611.08562), so that one
-    parent does not fill the beam; the beam's own order stays that of the unpenalised rank.
+    Finished trajectories compete with living ones for the same places. The beam's own order is that of the
+    unpenalised rank.
     """
     worth = {trajectory.path: rank(trajectory) for trajectory in pool}
 
     def order(trajectory: Trajectory) -> tuple[float, tuple[int, ...]]:
         return -worth[trajectory.path], trajectory.path
 
-    siblings: dict[tuple[int, ...], int] = {}
+    families: dict[tuple[int, ...], list[Trajectory]] = {}
     penalised: list[tuple[float, tuple[int, ...], Trajectory]] = []
+    dropped: list[Trajectory] = []
+    repeated: list[Trajectory] = []
     for trajectory in sorted(pool, key=order):
-        older = siblings.get(trajectory.path[:-1], 0)
-        siblings[trajectory.path[:-1]] = older + 1
-        penalised.append((-worth[trajectory.path] + diversity * older, trajectory.path, trajectory))
+        better = families.setdefault(trajectory.path[:-1], [])
+        if spread.repeats(trajectory, better):
+            repeated.append(trajectory)
+            continue
+        if spread.siblings is not None and len(better) >= spread.siblings:
+            dropped.append(trajectory)
+            continue
+        penalised.append((-worth[trajectory.path] + spread.diversity * len(better), trajectory.path, trajectory))
+        better.append(trajectory)
     kept = [trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])]
-    return Choice(tuple(sorted(kept[:width], key=order)), tuple(kept[width:]))
+    return Choice(tuple(sorted(kept[:width], key=order)), (*kept[width:], *dropped), tuple(repeated))
 
 
 def shared(beam: Sequence[Trajectory]) -> tuple[Candidate, ...]:

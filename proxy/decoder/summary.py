@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proxy.decoder.events import Event, Finished, Proposed, ScoreAsked, Scored, TeacherFailed
+from proxy.decoder.events import Event, Finished, Proposed, ScoreAsked, Scored, Spared, TeacherFailed
 from proxy.decoder.types import Candidate, Result, Score, Source
 
 
@@ -27,10 +27,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the whole search spent: proposals, tokens the teachers wrote and read, tokens the scorer forwarded."""
+    """What the whole search spent: proposals, tokens the teachers wrote and read, tokens the scorer forwarded.
+
+    `spared` counts the teachers that a step did without, in an adaptive search.
+    """
 
     candidates: int = 0
     failures: int = 0
+    spared: int = 0
     generated_tokens: int = 0
     prompt_tokens: int = 0
     score_calls: int = 0
@@ -60,7 +64,7 @@ def summarise(events: Iterable[Event]) -> Summary:
     """Fold a search's events."""
     proposed: list[Candidate] = []
     scores: dict[int, Score] = {}
-    failures = score_calls = 0
+    failures = score_calls = spared = 0
     result: Result | None = None
     for event in events:
         match event:
@@ -72,19 +76,24 @@ def summarise(events: Iterable[Event]) -> Summary:
                 scores[id] = score
             case TeacherFailed():
                 failures += 1
+            case Spared():
+                spared += 1
             case Finished(found):
                 result = found
     answer_tokens, answer_prompt = (result.answer_tokens, result.answer_prompt_tokens) if result else (0, 0)
     cost = Cost(
         candidates=len(proposed),
         failures=failures,
+        spared=spared,
         generated_tokens=sum(candidate.completion_tokens for candidate in proposed) + answer_tokens,
         prompt_tokens=sum(candidate.prompt_tokens for candidate in proposed) + answer_prompt,
         score_calls=score_calls,
-        scored_tokens=sum(score.tokens_forwarded for score in scores.values()),
+        scored_tokens=sum(part.tokens_forwarded for score in scores.values() for part in (score, *score.beside)),
     )
     won = result.winner.candidates if result else ()
-    source = next((score.source for score in scores.values()), Source.NONE)
+    # A blend knows what any of its parts knows.
+    sources = {part.source for score in scores.values() for part in (score, *score.beside)}
+    source = next((known for known in Source if known in sources), Source.NONE)
     steps = tuple(WonStep(candidate, scores.get(candidate.id)) for candidate in won)
     return Summary(result, _usage(result), cost, steps, source)
 

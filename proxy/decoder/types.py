@@ -15,8 +15,8 @@ Ended = Literal["marker", "closed", "eos", "length"]
 """Why a continuation ended: at a stop text, where thinking closes, at the model's end of turn, or out of tokens."""
 
 FinishReason = Literal["stop", "length"]
-StopCause = Literal["closed", "steps", "tokens", "deadline"]
-"""Why the reasoning ended: thinking was closed, or one of the budgets was spent."""
+StopCause = Literal["closed", "steps", "tokens", "deadline", "plateau", "agreement"]
+"""Why the reasoning ended: thinking was closed, a budget was spent, or nothing more was to be gained by it."""
 
 
 class Source(StrEnum):
@@ -67,16 +67,23 @@ class Settings:
 
     Attributes:
         strategy: a key of `decoder.search.STRATEGIES`.
-        score: what ranks the candidates, a name the scorer knows; "auto" lets the answer source choose.
+        score: what ranks the candidates, a name the scorer knows or a blend of them, as `decoder.selection.blend`
+            reads it; "auto" lets the answer source choose.
         beam_width: B, how many trajectories survive a step.
         samples: proposals per teacher and prefix.
         diversity: nats taken off a candidate for each better sibling under its parent (arXiv 1611.08562).
+        siblings: how many children of one parent survive at most; None is as many as there are.
+        alike: share of words two siblings must have in common for the worse to be dropped; None keeps all that differ.
         length_penalty: α of Σ log p / length^α for scores that add up over steps (arXiv 1609.08144).
         commit_lag: a step is sent at the latest when it lies this many steps back; None waits for convergence.
         quorum: share of a step's proposals that must have been scored before stragglers may be left behind.
         patience_s: seconds granted to stragglers after the quorum.
         read_ahead: whether the scorer reads steps while they are being written.
         answerer: the teacher that writes the final answer; None is the one that closed the thinking.
+        plateau: the reasoning ends when the best score has not risen for this many steps; None goes on.
+        agreement: the reasoning ends when this share of the drafted answers is the same, for scores that draft.
+        adaptive: whether teachers that do not win are asked less often; see `decoder.bandit`.
+        exploration: how often, in [0, 1], they are asked all the same.
     """
 
     strategy: str = "beam"
@@ -84,12 +91,18 @@ class Settings:
     beam_width: int = 4
     samples: int = 1
     diversity: float = 0.0
+    siblings: int | None = None
+    alike: float | None = None
     length_penalty: float = 1.0
     commit_lag: int | None = 8
     quorum: float = 0.75
     patience_s: float = 20.0
     read_ahead: bool = False
     answerer: str | None = None
+    plateau: int | None = None
+    agreement: float | None = None
+    adaptive: bool = False
+    exploration: float = 0.1
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -174,7 +187,7 @@ class Score:
 
     With `adds_up` the score judges the step alone, and a trajectory sums nats and length over its steps;
     without it the score already judges the whole trajectory (predictive perplexity looks ahead from its end).
-    `queue_s` and `batch_size` tell how the scorer worked it off.
+    `queue_s` and `batch_size` tell how the scorer worked it off. `beside` are the other scores of a blend.
     """
 
     nats: float
@@ -186,15 +199,33 @@ class Score:
     queue_s: float = 0.0
     batch_size: int = 1
     tokens_forwarded: int = 0
+    beside: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a trajectory has scored by one objective: nats, and the length to normalise them by."""
+
+    nats: float = 0.0
+    length: float = 0.0
+
+    def add(self, score: Score) -> Tally:
+        """With one more step."""
+        if score.adds_up:
+            return Tally(self.nats + score.nats, self.length + score.length)
+        return Tally(score.nats, score.length)
+
+    def value(self, length_penalty: float) -> float:
+        """Σ nats / Σ length^α (arXiv 1609.08144); 0 where nothing scored."""
+        return float(self.nats / self.length**length_penalty) if self.length else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A path from the root: the candidates chosen so far, and what they scored."""
+    """A path from the root: the candidates chosen so far, and what they scored, by each score of a blend."""
 
     candidates: tuple[Candidate, ...] = ()
-    nats: float = 0.0
-    length: float = 0.0
+    tallies: tuple[Tally, ...] = ()
 
     @property
     def text(self) -> str:
@@ -223,14 +254,14 @@ class Trajectory:
         """The trajectory one step further; an unscored step leaves the score as it was."""
         path = (*self.candidates, candidate)
         if score is None:
-            return Trajectory(path, self.nats, self.length)
-        if score.adds_up:
-            return Trajectory(path, self.nats + score.nats, self.length + score.length)
-        return Trajectory(path, score.nats, score.length)
+            return Trajectory(path, self.tallies)
+        scores = (score, *score.beside)
+        before = self.tallies or (Tally(),) * len(scores)
+        return Trajectory(path, tuple(tally.add(part) for tally, part in zip(before, scores, strict=True)))
 
     def value(self, length_penalty: float) -> float:
-        """Σ nats / Σ length^α (arXiv 1609.08144); 0 for an unscored trajectory."""
-        return float(self.nats / self.length**length_penalty) if self.length else 0.0
+        """By the first score; 0 for an unscored trajectory."""
+        return self.tallies[0].value(length_penalty) if self.tallies else 0.0
 
 
 @dataclass(frozen=True, slots=True)

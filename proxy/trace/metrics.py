@@ -23,6 +23,7 @@ from proxy.decoder.events import (
     Proposed,
     ScoreAsked,
     Scored,
+    Spared,
     StepDecided,
     TeacherFailed,
 )
@@ -61,6 +62,7 @@ class Metrics:
         self._relayed = histogram("relay_duration_seconds", "Straight through to one teacher", labels, _LONG)
         self._tokens = counter("generated_tokens", "Tokens written by fate", ["teacher", "fate"])
         self._wins = counter("step_wins", "Steps of winning trajectories", teacher)
+        self._spared = counter("teacher_spared", "Steps for which an adaptive search did not ask a teacher", teacher)
         if trace_log is not None:
             self.registry.register(_TraceFailures(trace_log))
 
@@ -74,10 +76,12 @@ class Metrics:
         summary = summarise(stamped.event for stamped in journal)
         won = {step.candidate.id for step in summary.steps}
         for stamped in journal:
-            if isinstance(stamped.event, Proposed):
-                candidate = stamped.event.candidate
-                fate = "won" if candidate.id in won else "lost"
-                self._tokens.labels(candidate.teacher, fate).inc(candidate.completion_tokens)
+            match stamped.event:
+                case Proposed(candidate):
+                    fate = "won" if candidate.id in won else "lost"
+                    self._tokens.labels(candidate.teacher, fate).inc(candidate.completion_tokens)
+                case Spared(_, teacher):
+                    self._spared.labels(teacher).inc()
         for step in summary.steps:
             self._wins.labels(step.candidate.teacher).inc()
         if summary.result is not None:

@@ -24,6 +24,7 @@ from proxy.decoder.events import (
     Pruned,
     ScoreAsked,
     Scored,
+    Spared,
     Started,
     TeacherFailed,
 )
@@ -99,7 +100,7 @@ class Record:
     """One request that reached the decoder, whatever its end.
 
     `outcome` is finished, failed or cancelled; `prompt_hash` identifies the conversation (SHA-256 over its JSON),
-    `dedupe_hash` the conversation with the winning text.
+    `dedupe_hash` the conversation with the winning text; `spared` tells which teachers which steps did without.
     """
 
     schema: str
@@ -123,6 +124,7 @@ class Record:
     prompt_hash: str
     dedupe_hash: str
     answer_failures: tuple[str, ...] = field(default=())
+    spared: tuple[Spared, ...] = ()
 
     @property
     def won(self) -> tuple[CandidateRecord, ...]:
@@ -205,6 +207,7 @@ def record(job: Job, journal: Sequence[Stamped], provenance: Provenance) -> Reco
             for stamped in journal
             if isinstance(stamped.event, TeacherFailed) and stamped.event.id is None
         ),
+        spared=tuple(stamped.event for stamped in journal if isinstance(stamped.event, Spared)),
     )
 
 

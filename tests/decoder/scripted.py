@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.decoder.ports import OnText
@@ -39,16 +39,35 @@ class ScriptedTeacher:
 
 @dataclass
 class ScriptedScorer:
-    """Scores a step by a function of prefix and step; looks ahead unless `adds_up`."""
+    """Scores a step by a function of prefix and step, one for each objective if need be; looks ahead unless
+    `adds_up`.
+    """
 
     judge: Callable[[str, str], float]
     adds_up: bool = False
     history: list[tuple[Problem, str, str, str]] = field(default_factory=list)
     read_ahead: list[tuple[str, str]] = field(default_factory=list)
+    judges: Mapping[str, Callable[[str, str], float]] = field(default_factory=dict)
+    drafts: Callable[[str], tuple[str, ...]] = lambda reasoning: ()
+    pools: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
+    async def score(
+        self,
+        problem: Problem,
+        prefix: str,
+        step: str,
+        objective: str,
+        proposer: str = "",
+        pool: Mapping[str, float] | None = None,
+    ) -> Score:
         self.history.append((problem, prefix, step, objective))
-        return Score(self.judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
+        if pool is not None:
+            self.pools[prefix + step] = dict(pool)
+        judge = self.judges.get(objective, self.judge)
+        return Score(judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
+
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
+        return self.drafts(prefix + step)
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         self.read_ahead.append((prefix, begun))

@@ -9,6 +9,7 @@ from itertools import pairwise
 import anyio
 import pytest
 
+from proxy.decoder.bandit import Bandit
 from proxy.decoder.events import (
     Asked,
     Cancelled,
@@ -19,6 +20,7 @@ from proxy.decoder.events import (
     Proposed,
     Pruned,
     Scored,
+    Spared,
     Started,
     StepDecided,
     TeacherFailed,
@@ -365,3 +367,96 @@ async def test_longest_keeps_the_longest_step_and_random_depends_on_the_seed() -
         assert result.winner.text == again.winner.text
         texts.add(result.winner.text)
     assert len(texts) > 1
+
+
+async def test_a_blend_scores_every_step_by_each_of_its_parts() -> None:
+    """Either score alone would have chosen another teacher."""
+    judges = {
+        "safe": lambda prefix, step: {"a": -3.0, "b": -1.1, "c": -1.0}[step[-4]],
+        "bold": lambda prefix, step: {"a": -10.0, "b": -11.0, "c": -30.0}[step[-4]],
+    }
+    scorer = ScriptedScorer(lambda prefix, step: 0.0, judges=judges)
+    teachers = [ScriptedTeacher(mark, counts_to(1, mark)) for mark in "abc"]
+    result, events = await decode(teachers, scorer, replace(SETTINGS, score="safe + bold"))
+    assert result.winner.candidates[0].teacher == "b"
+    assert [(event.score.objective, event.score.beside[0].objective) for event in of(Scored, events)] == [
+        ("safe", "bold")
+    ] * 3
+    assert result.value == -1.1
+
+
+async def test_a_consensus_weighs_each_step_by_what_the_others_would_answer() -> None:
+    drafts = {"a": ("four",), "b": ("four",), "c": ("five",)}
+    scorer = ScriptedScorer(
+        lambda prefix, step: scorer.pools[prefix + step].get("four", 0.0),
+        drafts=lambda reasoning: drafts[reasoning[-4]],
+    )
+    teachers = [ScriptedTeacher(mark, counts_to(1, mark)) for mark in "abc"]
+    result, events = await decode(teachers, scorer, replace(SETTINGS, score="consensus", beam_width=1))
+    assert scorer.pools == {
+        "### Step 1. a1\n\n": {"four": 0.5, "five": 0.5},
+        "### Step 1. b1\n\n": {"four": 0.5, "five": 0.5},
+        "### Step 1. c1\n\n": {"four": 1.0},
+    }
+    assert result.winner.candidates[0].teacher == "c"
+    assert len(of(Scored, events)) == 3
+
+
+async def test_a_scorer_that_fails_at_the_consensus_ends_the_search() -> None:
+    def judge(prefix: str, step: str) -> float:
+        raise ScorerError("unavailable", "gone")
+
+    scorer = ScriptedScorer(judge, drafts=lambda reasoning: ("x",))
+    with pytest.raises(ScorerError, match="gone"):
+        await decode([ScriptedTeacher("t", counts_to(2, "t"))], scorer, replace(SETTINGS, score="consensus"))
+
+
+async def test_the_reasoning_ends_when_the_drafted_answers_agree() -> None:
+    scorer = ScriptedScorer(
+        lambda prefix, step: -1.0, drafts=lambda reasoning: ("same",) if "Step 3" in reasoning else (reasoning,)
+    )
+    teachers = [ScriptedTeacher(mark, counts_to(9, mark)) for mark in "ab"]
+    settings = replace(SETTINGS, score="consensus", agreement=1.0)
+    result, _ = await decode(teachers, scorer, settings)
+    assert (len(result.winner.candidates), result.stopped) == (3, "agreement")
+
+
+async def test_the_reasoning_ends_when_the_score_has_stopped_rising() -> None:
+    scorer = ScriptedScorer(lambda prefix, step: -1.0 / min(4, 1 + prefix.count("### Step")))
+    teacher = ScriptedTeacher("t", counts_to(20, "x"))
+    result, _ = await decode([teacher], scorer, replace(SETTINGS, plateau=2))
+    assert (len(result.winner.candidates), result.stopped) == (6, "plateau")
+
+
+async def test_an_adaptive_search_stops_asking_who_never_wins_and_says_so() -> None:
+    bandit = Bandit()
+    settings = replace(SETTINGS, adaptive=True, exploration=0.0, beam_width=1)
+    calls: list[int] = []
+    for seed in range(40):
+        good, bad = ScriptedTeacher("good", counts_to(2, "g")), ScriptedTeacher("bad", counts_to(2, "b"))
+        events: list[Event] = []
+        seeded = replace(settings, sampling=Sampling(seed=seed))
+        await search(PROBLEM, [good, bad], prefers("g"), seeded, CUT, events.append, bandit)
+        calls.append(len(bad.history))
+        assert len(of(Spared, events)) == 2 - len(of(Asked, events)) + 2
+    assert sum(calls[:10]) > sum(calls[-10:]) <= 2
+
+
+async def test_exploration_keeps_asking_everyone_now_and_then() -> None:
+    bandit = Bandit()
+    for _ in range(200):
+        bandit.learn("good", 1, True, 10)
+        bandit.learn("bad", 1, False, 10)
+    asked = [bandit.choose(["good", "bad"], 1, seed, 0.2) for seed in range(300)]
+    assert all("good" in one for one in asked)
+    assert 30 < sum("bad" in one for one in asked) < 90
+
+
+async def test_a_dear_teacher_must_win_more_often() -> None:
+    bandit = Bandit(thrift=1.0)
+    for turn in range(200):
+        bandit.learn("cheap", 1, turn % 2 == 0, 10)
+        bandit.learn("dear", 1, turn % 2 == 0, 100)
+    asked = [bandit.choose(["cheap", "dear"], 1, seed, 0.0) for seed in range(50)]
+    assert all(one == {"cheap"} for one in asked)
+    assert all(one == {"cheap", "dear"} for one in (bandit.choose(["cheap", "dear"], 9, s, 1.0) for s in range(9)))
