@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from proxy.api.job import ApiOptions
+from proxy.api.options import check_score, needs_reference
 from proxy.api.relay import RELAYED, Upstream
 from proxy.api.routes import on_error, routes
 from proxy.config import Config, EnsembleConfig, TeacherConfig
@@ -31,6 +32,7 @@ from proxy.scorer import RemoteScorer, usable
 from proxy.service import Ensemble, Service
 from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
+from proxy.teachers.ollama import OllamaTeacher
 from proxy.teachers.template import ChatTemplate
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
@@ -108,9 +110,8 @@ class _Builder:
             TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
         )
         dialect = DIALECTS[params.provider]
-        guarded = GuardedTeacher(
-            CompatibleTeacher(entry.model_name, upstream.model, upstream.client, template, dialect), limits
-        )
+        kind = OllamaTeacher if params.provider == "ollama" else CompatibleTeacher
+        guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, dialect), limits)
         examine = partial(guarded.examine, self.segmentation) if info.examine else None
         self.targets.append(Target(entry.model_name, upstream.client, "models", required=False, examine=examine))
         return guarded
@@ -126,7 +127,7 @@ class _Builder:
             client = self.client(f"{(params.api_base or '').rstrip('/')}/", None, params.api_key)
             embeds = entry.model_info.mode == "embedding"
             # What a server does not know after all, it says itself.
-            paths = frozenset({"embeddings"} if embeds else {"chat/completions", *RELAYED})
+            paths = frozenset({"embeddings"} if embeds else {"chat/completions", "completions", "responses", *RELAYED})
             upstream = Upstream(name, params.name, client, paths)
         self.upstreams.append(upstream)
         return upstream
@@ -146,14 +147,15 @@ class _Builder:
         client = ScorerClient(address, timeout_s=scorer.timeout_s, retry_s=scorer.retry_s)
         self.clients.append(client)
         probe = self.client("http://scorer/" if socket else f"{scorer.url}/", socket)
-        return RemoteScorer(client, scorer.meta_prover, scorer.panel), Target("scorer", probe, "health", required=True)
+        remote = RemoteScorer(client, scorer.meta_prover, scorer.panel, scorer.reward_models)
+        return remote, Target("scorer", probe, "health", required=True)
 
 
 def build_parts(config: Config, sockets: Path) -> Parts:
     """Everything a proxy needs, wired but not started; children will listen in the folder `sockets`.
 
     Raises:
-        ConfigError: a teacher has no usable chat template.
+        ConfigError: a teacher has no usable chat template, or a score that is named cannot be had.
     """
     segmentation = Segmentation(config.segmentation.marker, config.segmentation.instruction)
     builder = _Builder(config, sockets, segmentation)
@@ -169,6 +171,8 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     ensembles = {name: _ensemble(name, entry, teachers) for name, entry in config.ensembles.items()}
     for name, teacher in teachers.items():
         ensembles[name] = Ensemble(name, (teacher,), Settings(strategy="single"))
+    scores = usable(teachers, scorer, config.scorer.models)
+    _check_scores(config, scores)
     provenance = Provenance(teachers=tuple(builder.provenance))
     log = None
     if config.traces.folder is not None:
@@ -178,7 +182,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch,))
     general = config.general_settings
     options = ApiOptions(
-        scores=usable(teachers, config.scorer.models),
+        scores=scores,
         reference_free=config.scorer.reference_free,
         master_key=general.master_key,
         keepalive_s=general.keepalive_s,
@@ -212,6 +216,19 @@ def build_app(config: Config) -> Starlette:
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,
     )
+
+
+def _check_scores(config: Config, known: frozenset[str]) -> None:
+    """That every score the configuration names can be had."""
+    named = {f"ensembles.{name}.score": entry.score for name, entry in config.ensembles.items()}
+    free = config.scorer.reference_free
+    for path, score in {**named, "scorer.reference_free": free}.items():
+        try:
+            check_score(score or "auto", known)
+        except ValueError as exc:
+            raise ConfigError(path, str(exc)) from exc
+    if needs_reference(free) or free == "auto":
+        raise ConfigError("scorer.reference_free", f"{free!r} is no score without a reference")
 
 
 def _ensemble(name: str, entry: EnsembleConfig, teachers: dict[str, Teacher]) -> Ensemble:

@@ -1,4 +1,4 @@
-"""What a search becomes on the wire: the chunks of a stream, or one whole completion. Pure folds, no I/O.
+"""`/v1/chat/completions`, and what other paths' replies share with it. Pure folds, no I/O.
 
 The texts of a stream, put together, are the texts of the whole reply to the same request and seed.
 """
@@ -6,20 +6,25 @@ The texts of a stream, put together, are the texts of the whole reply to the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import sse
 from proxy.api.body import to_json
+from proxy.api.dialect import Asked, Dialect
+from proxy.api.errors import ErrorReply
+from proxy.api.fields import CHAT, drop_neutral
+from proxy.api.schema import ChatRequest, parse
 from proxy.decoder.events import AnswerDelta, Committed, Scored
 from proxy.decoder.journal import Stamped
 from proxy.decoder.search import STRATEGIES
 from proxy.decoder.summary import Summary, Usage
 from proxy.decoder.types import Candidate, Result, Score, Settings
-from proxy.service import Job
+from proxy.errors import RequestError
+from proxy.service import Ensemble, Job
 
-_THINK, _CLOSE = "<think>\n", "</think>\n\n"
+THINK, THOUGHT = "<think>\n", "</think>\n\n"
 
 
 @dataclass(slots=True)
@@ -56,11 +61,15 @@ class ChunkStream:
         if self.include_usage:
             self._push({"choices": [], "usage": usage_object(summary.usage)})
 
+    def failure(self, reply: ErrorReply) -> bytes:
+        """An error in the middle of a stream."""
+        return reply.frame
+
     def _step(self, candidate: Candidate) -> None:
         text = candidate.text
         delta = {"reasoning_content": text, "reasoning": text}
         if self.inline:
-            delta = {"content": text if self.committed else _THINK + text}
+            delta = {"content": text if self.committed else THINK + text}
         if not self.committed:
             self._delta({"role": "assistant", "content": ""})
         self.committed += 1
@@ -80,7 +89,7 @@ class ChunkStream:
     def _open_answer(self) -> None:
         """Close the inlined reasoning, once, before the answer."""
         if self.inline and not self.answering:
-            self._delta({"content": _CLOSE})
+            self._delta({"content": THOUGHT})
         self.answering = True
 
     def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> None:
@@ -98,7 +107,7 @@ def completion(job: Job, result: Result, summary: Summary, request_id: str, *, i
     reasoning = result.winner.text
     message: dict[str, Any] = {"role": "assistant", "content": result.answer, "refusal": None, "annotations": []}
     if inline:
-        message["content"] = f"{_THINK}{reasoning}{_CLOSE}{result.answer}"
+        message["content"] = f"{THINK}{reasoning}{THOUGHT}{result.answer}"
     else:
         message |= {"reasoning_content": reasoning, "reasoning": reasoning}
     choice = {"index": 0, "message": message, "finish_reason": result.finish_reason, "logprobs": None}
@@ -144,6 +153,7 @@ def cord_object(job: Job, result: Result, summary: Summary, request_id: str) -> 
         "cost": {
             "candidates": cost.candidates,
             "failures": cost.failures,
+            "spared": cost.spared,
             "generated_tokens": cost.generated_tokens,
             "prompt_tokens": cost.prompt_tokens,
             "score_calls": cost.score_calls,
@@ -175,3 +185,41 @@ def _exp(nats: float) -> float | None:
 
 def _head(job: Job, object: str) -> dict[str, Any]:
     return {"id": job.problem.id, "object": object, "created": int(job.received), "model": job.ensemble.name}
+
+
+def can_format(ensemble: Ensemble) -> bool:
+    """Whether one of them, who then writes the answer, can hold it to a format."""
+    return any(teacher.formats for teacher in ensemble.panel)
+
+
+def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
+    """The first field that these teachers cannot honour together; None if there is none."""
+    try:
+        drop_neutral(asked)
+    except RequestError as exc:
+        return exc.param
+    if asked.get("response_format") not in (None, {"type": "text"}) and not can_format(ensemble):
+        return "response_format"
+    messages = asked.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict):
+            continue
+        parts = message.get("content") if isinstance(message.get("content"), list) else ()
+        other = any(isinstance(part, dict) and part.get("type") != "text" for part in parts or ())
+        if other or message.get("role") in ("tool", "function") or message.get("tool_calls"):
+            return "messages"
+    return None
+
+
+def _stream(job: Job, asked: Asked, inline: bool, push: Callable[[bytes], None]) -> ChunkStream:
+    options = asked.chat.stream_options
+    return ChunkStream(job, inline, bool(options and options.include_usage), push)
+
+
+DIALECT = Dialect(
+    path="chat/completions",
+    read=lambda body: Asked(parse(body, ChatRequest, CHAT)),
+    needs_one=_needs_one,
+    whole=lambda job, asked, result, summary, id, inline: completion(job, result, summary, id, inline=inline),
+    stream=_stream,
+)

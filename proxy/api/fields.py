@@ -11,7 +11,10 @@ from typing import Any
 from proxy.api.body import to_json
 from proxy.errors import RequestError
 
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+Neutral = Mapping[str, tuple[Any, ...]]
+"""By field, the values that ask for nothing; null always does."""
+
+CHAT: Neutral = {
     # OpenAI
     "n": (1,),
     "logprobs": (False,),
@@ -41,22 +44,34 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
 }
 
+COMPLETIONS: Neutral = {**CHAT, "suffix": ("",), "logprobs": ()}
 
-NAMES = tuple(_NEUTRAL)
-"""The fields of the table."""
+RESPONSES: Neutral = {
+    "background": (False,),
+    "context_management": (),
+    "conversation": (),
+    "include": ([],),
+    "max_tool_calls": (),
+    "parallel_tool_calls": (True, False),
+    "previous_response_id": (),
+    "prompt": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "top_logprobs": (0,),
+}
 
 
-def drop_neutral(body: Mapping[str, Any]) -> dict[str, Any]:
+def drop_neutral(body: Mapping[str, Any], table: Neutral = CHAT) -> dict[str, Any]:
     """The body without the unsupported fields that ask for nothing (null always does).
 
     Raises:
         RequestError: such a field asks for something; `param` names it.
     """
-    for name in body.keys() & _NEUTRAL.keys():
+    for name in body.keys() & table.keys():
         value = body[name]
-        if value is not None and not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
-            raise RequestError(_refusal(name), param=name, code="unsupported_parameter")
-    return {name: value for name, value in body.items() if name not in _NEUTRAL}
+        if value is not None and not any(_same(value, neutral) for neutral in table[name]):
+            raise RequestError(_refusal(name, table), param=name, code="unsupported_parameter")
+    return {name: value for name, value in body.items() if name not in table}
 
 
 def _same(value: Any, neutral: Any) -> bool:
@@ -64,7 +79,7 @@ def _same(value: Any, neutral: Any) -> bool:
     return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
 
 
-def _refusal(name: str) -> str:
-    neutral = " or ".join(to_json(value) for value in _NEUTRAL[name])
+def _refusal(name: str, table: Neutral) -> str:
+    neutral = " or ".join(to_json(value) for value in table[name])
     allowed = f"; only {neutral} is accepted" if neutral else ""
     return f"{name!r} is not supported by this server{allowed}"

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from proxy.api.fields import NAMES
+from proxy.api.completions import CompletionRequest
+from proxy.api.fields import CHAT, COMPLETIONS, RESPONSES, Neutral
 from proxy.api.relay import RELAYED
+from proxy.api.responses import ResponsesRequest
 from proxy.api.schema import ChatRequest
 
 _REF = "#/components/schemas/{model}"
@@ -47,13 +50,19 @@ _FAILURES = {
 
 def describe_api(models: Sequence[str]) -> dict[str, Any]:
     """An OpenAPI 3.1 document for a server of these models."""
-    _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template=_REF)
+    kinds: dict[type[BaseModel], Neutral] = {
+        ChatRequest: CHAT,
+        CompletionRequest: COMPLETIONS,
+        ResponsesRequest: RESPONSES,
+    }
+    named_kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
+    _, schemas = models_json_schema(named_kinds, ref_template=_REF)
     components: dict[str, Any] = {**schemas["$defs"], "Error": _ERROR}
-    chat = components["ChatRequest"]
     unbounded = {"description": "as OpenAI has it; honoured by one teacher alone (docs/api.md)"}
     model = {"type": "string", "enum": list(models)}
-    chat["properties"] |= {**{name: unbounded for name in NAMES}, "model": model}
-    whole = {"$ref": _REF.format(model="ChatRequest")}
+    for kind, table in kinds.items():
+        components[kind.__name__]["properties"] |= {**{name: unbounded for name in table}, "model": model}
+    chat, completion, response = ({"$ref": _REF.format(model=kind.__name__)} for kind in kinds)
     named = {"type": "object", "required": ["model"], "properties": {"model": model}}
     return {
         "openapi": "3.1.0",
@@ -64,7 +73,9 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
         },
         "security": [{"key": []}, {}],
         "paths": {
-            "/v1/chat/completions": _post("Reason together, or ask one teacher", whole),
+            "/v1/chat/completions": _post("Reason together, or ask one teacher", chat),
+            "/v1/completions": _post("The same for one prompt", completion),
+            "/v1/responses": _post("The same in OpenAI's newer form", response),
             **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
             "/v1/models": _get("Ensembles and single models"),
             "/v1/models/{id}": {**_get("One of them", ("401", "404")), "parameters": [_ID]},

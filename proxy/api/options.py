@@ -11,12 +11,13 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from proxy.decoder.search import STRATEGIES
+from proxy.decoder.selection import blend
 from proxy.decoder.types import Settings
 from proxy.errors import RequestError
 
 _SEARCH_FIELDS = (
     "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum", "patience_s",
-    "read_ahead", "answerer",
+    "read_ahead", "answerer", "siblings", "alike", "plateau", "agreement", "adaptive", "exploration",
 )  # fmt: skip
 _BUDGET_FIELDS = {
     "max_steps": "steps",
@@ -25,7 +26,7 @@ _BUDGET_FIELDS = {
     "answer_tokens": "answer_tokens",
     "deadline_s": "deadline_s",
 }
-_NULL_MEANS_SOMETHING = frozenset({"commit_lag", "answerer"})
+_NULL_MEANS_SOMETHING = frozenset({"commit_lag", "answerer", "siblings", "alike", "plateau", "agreement"})
 
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -35,7 +36,8 @@ class SearchOptions(BaseModel):
     """How to search, every key optional; `decoder.types.Settings` says what each does.
 
     A key left out keeps what the ensemble is configured with. So does null, but for `commit_lag` (null: wait for
-    convergence) and `answerer` (null: the teacher that closed the thinking).
+    convergence), `answerer` (null: the teacher that closed the thinking), and what bounds or ends a search unless it
+    is null: `siblings`, `alike`, `plateau`, `agreement`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -51,6 +53,12 @@ class SearchOptions(BaseModel):
     patience_s: Annotated[float, Field(ge=0, le=3600)] | None = None
     read_ahead: bool | None = None
     answerer: Name | None = None
+    siblings: Annotated[int, Field(ge=1, le=64)] | None = None
+    alike: Annotated[float, Field(gt=0, le=1)] | None = None
+    plateau: Annotated[int, Field(ge=1, le=1024)] | None = None
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
+    adaptive: bool | None = None
+    exploration: Annotated[float, Field(ge=0, le=1)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=1024)] | None = None
     step_tokens: Tokens | None = None
     reasoning_tokens: Tokens | None = None
@@ -77,8 +85,15 @@ class SearchOptions(BaseModel):
 
 
 def needs_reference(score: str) -> bool:
-    """Whether a score is defined only against an answer the request brought."""
-    return score.startswith("predictive")
+    """Whether a score, or one of a blend, is defined only against an answer the request brought."""
+    return any(name.startswith("predictive") for name in blend(score))
+
+
+def check_score(score: str, known: frozenset[str]) -> None:
+    """Raises ValueError where a score is neither "auto" nor known, nor a blend of known ones."""
+    unknown = set(blend(score)) - known if score != "auto" else set()
+    if unknown:
+        raise ValueError(f"unknown score {min(unknown)!r}; known are auto, {', '.join(sorted(known))}")
 
 
 def resolve_score(
@@ -98,9 +113,10 @@ def resolve_score(
             return "predictive"
         own = configured != "auto" and not needs_reference(configured)
         return configured if own else reference_free
-    if wanted not in known:
-        message = f"unknown score; known are auto, {', '.join(sorted(known))}"
-        raise RequestError(message, param="cord.score", code="invalid_value")
+    try:
+        check_score(wanted, known)
+    except ValueError as exc:
+        raise RequestError(str(exc), param="cord.score", code="invalid_value") from exc
     if needs_reference(wanted) and not referenced:
         param = "cord.score" if asked else "cord.reference"
         message = f"the score {wanted!r} needs cord.reference, which was not sent"

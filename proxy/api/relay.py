@@ -21,7 +21,6 @@ from proxy import sse
 from proxy.api.admission import Admission
 from proxy.api.body import read_json, to_json
 from proxy.api.errors import ErrorReply, UpstreamFailed, describe
-from proxy.api.fields import drop_neutral
 from proxy.api.stream import while_connected
 from proxy.errors import RequestError, UnknownModel
 from proxy.service import Ensemble
@@ -36,8 +35,11 @@ _KEPT_BACK = frozenset(
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "server", "date"})
 
-RELAYED = ("completions", "embeddings", "responses")
+RELAYED = ("embeddings",)
 """Paths that are answered by single models only."""
+
+NeedsOne = Callable[[Mapping[str, Any], Ensemble], str | None]
+"""The field of a request that these teachers cannot honour together; None if there is none."""
 
 Told = Callable[[str, str, str, float], None]
 """Is told every relayed request: teacher, path, outcome and seconds."""
@@ -74,8 +76,10 @@ class Relay:
     max_body_bytes: int
     told: Told
 
-    def handover(self, body: bytes, ensembles: Mapping[str, Ensemble]) -> Handover | None:
-        """Whom a chat request goes to; none if it is to be decoded, or is nothing that can be read.
+    def handover(
+        self, body: bytes, path: str, ensembles: Mapping[str, Ensemble], needs_one: NeedsOne
+    ) -> Handover | None:
+        """Whom a request goes to; none if it is to be decoded, or is nothing that can be read.
 
         What says how to search (`cord`) is decoded, and then refused where it cannot be.
         """
@@ -83,13 +87,13 @@ class Relay:
         if asked is None or asked.get("cord") is not None or not isinstance(asked.get("model"), str):
             return None
         name = asked["model"]
-        if self._answers(name, "chat/completions"):
+        if self._answers(name, path):
             return _handover(self.upstreams[name], body, asked)
         ensemble = ensembles.get(name)
-        if ensemble is None or (why := _needs_one(asked, ensemble)) is None:
+        if ensemble is None or (why := needs_one(asked, ensemble)) is None:
             return None
         names = [ensemble.settings.answerer, *(teacher.name for teacher in ensemble.panel)]
-        able = (name for name in names if name and self._answers(name, "chat/completions"))
+        able = (name for name in names if name and self._answers(name, path))
         chosen = next(able, None)
         return None if chosen is None else _handover(self.upstreams[chosen], body, asked, why)
 
@@ -188,24 +192,3 @@ def _handover(upstream: Upstream, body: bytes, asked: dict[str, Any], why: str |
     if asked["model"] != upstream.model:
         body = to_json({**asked, "model": upstream.model}).encode("utf-8", "replace")
     return Handover(upstream, body, why)
-
-
-def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
-    """The first field that these teachers cannot honour together; None if there is none."""
-    try:
-        drop_neutral(asked)
-    except RequestError as exc:
-        return exc.param
-    if asked.get("response_format") not in (None, {"type": "text"}):
-        # One of them writes the answer, and may be able to hold it to a format.
-        if not any(teacher.formats for teacher in ensemble.panel):
-            return "response_format"
-    messages = asked.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        if not isinstance(message, dict):
-            continue
-        parts = message.get("content") if isinstance(message.get("content"), list) else ()
-        other = any(isinstance(part, dict) and part.get("type") != "text" for part in parts or ())
-        if other or message.get("role") in ("tool", "function") or message.get("tool_calls"):
-            return "messages"
-    return None

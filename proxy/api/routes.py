@@ -14,10 +14,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
+from proxy.api import chat, completions, responses
 from proxy.api.admission import Admission
 from proxy.api.auth import authorise
 from proxy.api.body import JsonReply
-from proxy.api.chat import ChatCompletions, request_id
+from proxy.api.decoded import Decoded, request_id
 from proxy.api.errors import ClientGone, ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
@@ -110,13 +111,15 @@ def routes(
 
     admission = Admission(options.max_in_flight, options.retry_after_s)
     relay = Relay({upstream.name: upstream for upstream in upstreams}, admission, options.max_body_bytes, told)
-    chat = ChatCompletions(service, options, admission, relay)
 
     def guarded(path: str, endpoint: Endpoint, method: str, name: str) -> Route:
         return Route(path, Guarded(endpoint, options.master_key), methods=[method], name=name)
 
     return [
-        guarded("/v1/chat/completions", chat, "POST", "chat_completions"),
+        *(
+            guarded(f"/v1/{dialect.path}", Decoded(dialect, service, options, admission, relay), "POST", dialect.path)
+            for dialect in (chat.DIALECT, completions.DIALECT, responses.DIALECT)
+        ),
         *(guarded(f"/v1/{path}", relay.endpoint(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),

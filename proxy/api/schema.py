@@ -7,7 +7,7 @@ Holds the request's shape. What the fields mean for the search is `proxy.api.job
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from proxy.api.fields import drop_neutral
+from proxy.api.fields import Neutral, drop_neutral
 from proxy.api.options import SearchOptions
 from proxy.decoder.types import Message
 from proxy.errors import RequestError
@@ -57,11 +57,13 @@ Text = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(max_length=512)]
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """What came over the wire: strict, and without a field that nobody knows."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class WireMessage(_Wire):
+class WireMessage(Wire):
     """One message. An assistant's own extras from an earlier reply are taken back and dropped."""
 
     role: Role
@@ -92,12 +94,12 @@ class WireMessage(_Wire):
         return Message("system" if self.role == "developer" else self.role, content, self.name)
 
 
-class StreamOptions(_Wire):
+class StreamOptions(Wire):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class JsonSchema(_Wire):
+class JsonSchema(Wire):
     """A schema that an answer is held to; the teacher's server judges it."""
 
     name: Annotated[str, Field(max_length=64)]
@@ -106,7 +108,7 @@ class JsonSchema(_Wire):
     strict: bool | None = None
 
 
-class ResponseFormat(_Wire):
+class ResponseFormat(Wire):
     """What the answer must be. Reasoning is free of it."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -119,6 +121,14 @@ class ResponseFormat(_Wire):
         return self
 
 
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+Tokens = Annotated[int, Field(ge=1, le=_INT64)]
+Stop = Annotated[list[Text], BeforeValidator(_list), Field(max_length=4)]
+Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)]
+
+
 class CordOptions(SearchOptions):
     """The `cord` object: search settings, the reference answers, and where the reasoning goes."""
 
@@ -126,23 +136,23 @@ class CordOptions(SearchOptions):
     inline_reasoning: bool | None = None
 
 
-class ChatRequest(_Wire):
+class ChatRequest(Wire):
     """The body of `POST /v1/chat/completions`, but for the fields in `proxy.api.fields`."""
 
     model: Annotated[str, Field(min_length=1)]
     messages: Annotated[list[WireMessage], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
-    stop: Annotated[list[Text], BeforeValidator(_list), Field(max_length=4)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=_INT64)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    max_completion_tokens: Tokens | None = None
+    max_tokens: Tokens | None = None
     response_format: ResponseFormat | None = None
     cord: CordOptions | None = None
 
-    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     user: Label | None = None
     store: bool | None = None
     safety_identifier: Label | None = None
@@ -160,8 +170,11 @@ RECORDED = (
 """Fields that are kept beside the trace and change nothing."""
 
 
-def parse(body: bytes) -> ChatRequest:
-    """A request body, read strictly.
+Body = TypeVar("Body", bound=Wire)
+
+
+def parse(body: bytes, kind: type[Body], neutral: Neutral) -> Body:
+    """A request body, read strictly, without the fields of the table that ask for nothing.
 
     Raises:
         RequestError: it is not JSON, or a field is wrong, unknown or unsupported; `param` names the field.
@@ -173,7 +186,7 @@ def parse(body: bytes) -> ChatRequest:
     if not isinstance(fields, dict):
         raise RequestError("the body must be a JSON object", code="invalid_json")
     try:
-        return ChatRequest.model_validate(drop_neutral(fields))
+        return kind.model_validate(drop_neutral(fields, neutral))
     except ValidationError as exc:
         raise _first_fault(exc) from None
 

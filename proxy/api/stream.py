@@ -53,8 +53,9 @@ async def stream_events(
     headers: Mapping[str, str],
     keepalive_s: float,
     explain: Callable[[Exception], bytes],
+    tail: bytes = DONE,
 ) -> None:
-    """Send what `produce` pushes as server-sent events, then `[DONE]`.
+    """Send what `produce` pushes as server-sent events, then the tail.
 
     The status line waits for the first piece, or for `keepalive_s` seconds: a failure before that is raised, so
     that it can still have a status of its own; a later one is sent as `explain` puts it.
@@ -67,8 +68,8 @@ async def stream_events(
 
     async def reply() -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(_fill, tube, produce)
-            await _drain(pieces, _Wire(send, headers), keepalive_s, explain)
+            group.start_soon(_fill, tube, produce, tail)
+            await _drain(pieces, _Wire(send, headers), keepalive_s, lambda exc: explain(exc) + tail)
 
     with tube, pieces:
         await while_connected(receive, reply)
@@ -80,11 +81,13 @@ async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> N
     scope.cancel()
 
 
-async def _fill(tube: MemoryObjectSendStream[bytes | Exception], produce: Callable[[Push], Awaitable[None]]) -> None:
+async def _fill(
+    tube: MemoryObjectSendStream[bytes | Exception], produce: Callable[[Push], Awaitable[None]], tail: bytes
+) -> None:
     """Run the producer; its end, good or bad, is the last thing in the tube."""
     try:
         await produce(tube.send_nowait)
-        tube.send_nowait(DONE)
+        tube.send_nowait(tail)
     except Exception as exc:
         tube.send_nowait(leaf(exc))
     tube.close()
@@ -106,7 +109,7 @@ async def _drain(
         if isinstance(piece, Exception):
             if not wire.started:
                 raise piece
-            piece = explain(piece) + DONE
+            piece = explain(piece)
         await wire.write(piece)
     await wire.write(b"", more=False)
 

@@ -47,6 +47,7 @@ DIALECTS = {
     # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution.
     "llama_cpp": Dialect(extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}),
     "openai": Dialect(),
+    "ollama": Dialect(formats=True),
 }
 """By the provider prefix of `litellm_params.model`."""
 
@@ -108,10 +109,10 @@ class CompatibleTeacher:
     async def _whole(self, payload: dict[str, Any], ask: Ask) -> Continuation:
         reply = await self._client.post("completions", json=payload)
         if reply.status_code != 200:
-            raise _failure(self._name, reply)
+            raise failure(self._name, reply)
         body = reply.json()
         choice = body["choices"][0]
-        ended = _ended(choice.get("finish_reason"), choice.get("stop_reason"), ask)
+        ended = ended_by(choice.get("finish_reason"), choice.get("stop_reason"), ask)
         return self._continuation(choice["text"], ended, body.get("usage"), payload["prompt"])
 
     async def _streamed(
@@ -131,7 +132,7 @@ class CompatibleTeacher:
         async with self._client.stream("POST", "completions", json=payload) as reply:
             if reply.status_code != 200:
                 await reply.aread()
-                raise _failure(self._name, reply)
+                raise failure(self._name, reply)
             async for chunk in _chunks(reply):
                 if "error" in chunk:
                     raise TeacherError(self._name, "broken", f"failed while writing: {chunk['error']}")
@@ -149,7 +150,7 @@ class CompatibleTeacher:
             if not any(pieces):
                 await self._raise_reason(payload)
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
-        return self._continuation("".join(pieces), _ended(finish, stop, ask), usage, payload["prompt"])
+        return self._continuation("".join(pieces), ended_by(finish, stop, ask), usage, payload["prompt"])
 
     async def _raise_reason(self, payload: dict[str, Any]) -> None:
         """Ask again without streaming: llama.cpp's Python server refuses a stream by ending it, without a word."""
@@ -159,7 +160,7 @@ class CompatibleTeacher:
         except httpx.ReadError:
             reply = await self._client.post("completions", json=whole)
         if reply.status_code != 200:
-            raise _failure(self._name, reply)
+            raise failure(self._name, reply)
 
     def _continuation(self, text: str, ended: Ended, usage: Mapping[str, Any] | None, prompt: str) -> Continuation:
         if usage is None:
@@ -167,7 +168,7 @@ class CompatibleTeacher:
         return Continuation(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
 
-def _ended(finish: object, stop: object, ask: Ask) -> Ended:
+def ended_by(finish: object, stop: object, ask: Ask) -> Ended:
     """Why a completion ended, from its finish reason and the stop text that was hit, if any."""
     if finish == "length":
         return "length"
@@ -185,7 +186,7 @@ async def _chunks(reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
                 yield json.loads(event.data)
 
 
-def _failure(teacher: str, reply: httpx.Response) -> TeacherError:
+def failure(teacher: str, reply: httpx.Response) -> TeacherError:
     """An HTTP error as the typed failure it means."""
     try:
         error = reply.json()["error"]

@@ -61,12 +61,23 @@ class Scorer:
     likes: str
     error: ScorerError | None = None
 
-    async def score(self, problem: Problem, prefix: str, step: str, objective: str, proposer: str = "") -> Score:
+    async def score(
+        self,
+        problem: Problem,
+        prefix: str,
+        step: str,
+        objective: str,
+        proposer: str = "",
+        pool: Mapping[str, float] | None = None,
+    ) -> Score:
         if self.error is not None:
             raise self.error
         nats = -2.0 if self.likes in step else -4.0
         source = Source.REFERENCE if problem.references else Source.NONE
         return Score(nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9)
+
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
+        return ("42",)
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         """Nothing to make ready."""

@@ -15,7 +15,20 @@ from proxy.errors import RequestError
 
 KNOWN = frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"})
 CONFIGURED = Settings(
-    "greedy", "step", 2, 3, 0.5, 0.7, 4, 0.5, 1.0, False, "anna", Budget(total_tokens=9), Sampling(0.1)
+    strategy="greedy",
+    score="step",
+    beam_width=2,
+    samples=3,
+    diversity=0.5,
+    length_penalty=0.7,
+    commit_lag=4,
+    quorum=0.5,
+    patience_s=1.0,
+    answerer="anna",
+    siblings=1,
+    plateau=3,
+    budget=Budget(total_tokens=9),
+    sampling=Sampling(0.1),
 )
 
 
@@ -33,6 +46,12 @@ def test_every_key_reaches_its_setting() -> None:
             "patience_s": 0.5,
             "read_ahead": True,
             "answerer": "ben",
+            "siblings": 2,
+            "alike": 0.9,
+            "plateau": None,
+            "agreement": 1,
+            "adaptive": True,
+            "exploration": 0,
             "max_steps": 6,
             "step_tokens": 7,
             "reasoning_tokens": 8,
@@ -41,7 +60,25 @@ def test_every_key_reaches_its_setting() -> None:
         }
     )
     assert options.apply(CONFIGURED) == Settings(
-        "beam", "contrastive", 5, 2, 1.0, 0.0, 0, 1.0, 0.5, True, "ben", Budget(6, 7, 8, 10, 9, 11.0), Sampling(0.1)
+        strategy="beam",
+        score="contrastive",
+        beam_width=5,
+        samples=2,
+        diversity=1.0,
+        siblings=2,
+        alike=0.9,
+        length_penalty=0.0,
+        commit_lag=0,
+        quorum=1.0,
+        patience_s=0.5,
+        read_ahead=True,
+        answerer="ben",
+        plateau=None,
+        agreement=1.0,
+        adaptive=True,
+        exploration=0.0,
+        budget=Budget(6, 7, 8, 10, 9, 11.0),
+        sampling=Sampling(0.1),
     )
 
 
@@ -114,3 +151,28 @@ def test_a_scorer_that_cannot_look_ahead_is_not_asked_to() -> None:
 def test_the_options_can_be_had_without_a_web_framework() -> None:
     code = "import sys, proxy.api.options, proxy.api.health; print('starlette' in sys.modules)"
     assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("score", ["step + 0.5*contrastive", "0.5 * step+predictive"])
+def test_a_blend_is_known_when_its_parts_are(score: str) -> None:
+    assert resolve_score(score, "auto", referenced=True, known=KNOWN, reference_free="step") == score
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ("step + astrology", "astrology"),
+        ("step + step", "different"),
+        ("-1*step", "positive"),
+        ("+", "sum"),
+        ("nan*step", "positive"),
+    ],
+)
+def test_a_blend_that_is_none_is_refused(score: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        resolve_score(score, "auto", referenced=True, known=KNOWN, reference_free="step")
+
+
+def test_a_blend_with_a_reference_needs_one() -> None:
+    with pytest.raises(RequestError, match="reference"):
+        resolve_score("step + predictive", "auto", referenced=False, known=KNOWN, reference_free="step")

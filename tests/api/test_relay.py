@@ -256,15 +256,14 @@ async def test_completions_of_a_real_server_come_through(tmp_path: Path) -> None
     assert [model["id"] for model in models] == ["cord", "anna", "ben"]
 
 
-@pytest.mark.parametrize("path", ["completions", "embeddings", "responses"])
 @pytest.mark.parametrize(
     ("body", "param"),
     [(b'{"model": "cord"}', "model"), (b'{"model": 3}', "model"), (b"{}", "model"), (b"[", None), (b"[]", None)],
 )
-async def test_paths_for_single_models_say_who_answers_them(path: str, body: bytes, param: str | None) -> None:
+async def test_a_path_for_single_models_says_who_answers_it(body: bytes, param: str | None) -> None:
     panel = Panel(upstreams=[Stub(says(b"{}")).upstream()])
     async with panel.client() as client:
-        reply = await client.post(f"/v1/{path}", content=body, headers={"content-type": "application/json"})
+        reply = await client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
     assert reply.status_code in (400, 404) and reply.json()["error"]["param"] == param
 
 

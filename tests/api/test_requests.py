@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.api import fields
 from proxy.api.job import make_job
-from proxy.api.schema import parse
+from proxy.api.schema import ChatRequest, parse
 from proxy.decoder.search import STRATEGIES
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Message, Settings
@@ -24,7 +25,9 @@ BASE = Settings(beam_width=3)
 
 def job_of(body: dict[str, Any], base: Settings = BASE) -> Job:
     ensemble = Ensemble("cord", (Teacher("anna"), Teacher("ben")), base)
-    return make_job(parse(json.dumps(body).encode()), {"cord": ensemble}, OPTIONS, "req-1", 12.5)
+    return make_job(
+        parse(json.dumps(body).encode(), ChatRequest, fields.CHAT), {"cord": ensemble}, OPTIONS, "req-1", 12.5
+    )
 
 
 def test_sampling_stops_and_budget_reach_the_search() -> None:
