@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve check test lint backends test-backends test-clients teachers bench bench-overhead bench-scoring clean
+.PHONY: help install demo serve check test lint backends test-backends test-clients teachers bench-quality bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -74,8 +74,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-teachers: install  ## train the embedded models anew (about half an hour on two cores)
+teachers: install  ## train the embedded models anew (about three quarters of an hour)
 	$(BIN)/python -m miniature.train --out miniature/checkpoints
+	$(BIN)/python -m miniature.train --out miniature/checkpoints/shared --panel shared --start miniature/checkpoints
 
 .backends/litellm/.installed:
 	$(PYTHON) -m venv .backends/litellm
@@ -88,7 +89,7 @@ bench-overhead: install .backends/litellm/.installed  ## what going straight thr
 bench-scoring: install  ## the scoring engine against plain forwards
 	$(BIN)/python -m bench.scoring
 
-bench: install  ## the strategies side by side on held-out problems of the embedded task
+bench-quality: install  ## the strategies and scores side by side on held-out problems of the embedded task
 	$(BIN)/python -m bench.quality
 
 clean:  ## remove the environment and caches

@@ -1,247 +1,287 @@
-"""The strategies side by side on held-out problems of the embedded task: `python -m bench.quality`.
+"""The strategies and scores side by side on held-out problems of the embedded task: `python -m bench.quality`.
 
-Runs the configured proxy's own service, child processes and all; prints accuracy with 95 % Wilson intervals, the
-mean predictive perplexity of the reference under the winner, tokens written and scored, and wall seconds, and
-writes the same as JSON. A run that was stopped goes on where it stood.
+Real searches by real (small) models, many at a time in a process a core. Prints accuracy with 95 % intervals, the mean
+predictive perplexity of the reference under the winner, tokens written and scored, and wall seconds; what a beam gains
+over curation at equal tokens; and for every score how it orders right and wrong steps, long and short ones, the judge's
+own and others'. Writes the same as JSON, Markdown and a picture. A run that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import multiprocessing
+import os
 import platform
+import queue
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import anyio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from bench import report
+from bench.grid import GRID, Method, Table
+from bench.mcts import Tree
+from bench.panel import META, SEGMENTATION, Panel, running
 from miniature import task
-from proxy import config as configuration
-from proxy.app import Parts, build_parts
+from proxy.decoder.events import Event, Proposed, Scored
+from proxy.decoder.journal import Journal
+from proxy.decoder.search import search
 from proxy.decoder.summary import summarise
-from proxy.decoder.types import Message, Problem, Settings
-from proxy.errors import CordError
-from proxy.service import Ensemble, Job
+from proxy.decoder.types import Budget, Message, Problem, Sampling, Settings
 
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A row of the table: settings, and the teachers and the meta-prover where not the configured ones."""
-
-    name: str
-    strategy: str
-    score: str = "predictive"
-    beam_width: int = 4
-    samples: int = 1
-    teachers: tuple[str, ...] = ()
-    meta_prover: str = ""
-
-    def settings(self, base: Settings, seed: int) -> Settings:
-        sampling = replace(base.sampling, seed=seed)
-        return replace(
-            base,
-            strategy=self.strategy,
-            score=self.score,
-            beam_width=self.beam_width,
-            samples=self.samples,
-            sampling=sampling,
-        )
+ROOT = Path(__file__).parent.parent
+BASE = Settings(score="predictive", budget=Budget(steps=16, step_tokens=96, answer_tokens=64))
+VOTES = 2
+MCTS_ROLLOUTS = 14
+"""As many as cost the tokens of a beam of four."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One problem under one method. `log_s` is the mean log-probability of the reference after the winner."""
+    """One problem under one method.
 
+    right: in [0, 1]. log_s: mean log-probability of the reference after the winner, under the meta-prover. seconds:
+    of wall time that it took, at the throughput of its batch. winners: who wrote which step. marks: how the score
+    ordered steps, see `bench.report.mark`.
+    """
+
+    table: str
     method: str
     problem: int
-    correct: bool
+    right: float
     log_s: float | None
     written: int
     scored: int
     seconds: float
+    winners: tuple[str, ...] = ()
+    marks: dict[str, float] = field(default_factory=dict)
 
 
-def methods(teachers: Sequence[str]) -> list[Method]:
-    """The table of the paper in miniature, with and without a reference."""
-    return [
-        *(Method(f"{teacher} alone", "single", teachers=(teacher,)) for teacher in teachers),
-        Method("random step", "random"),
-        Method("longest step", "longest"),
-        Method("curation, reference", "curation"),
-        Method("curation x2, reference", "curation", samples=2),
-        Method("curation x4, reference", "curation", samples=4),
-        Method("greedy B=1, reference", "greedy"),
-        Method("beam B=2, reference", "beam", beam_width=2),
-        Method("beam B=4, reference", "beam"),
-        *(
-            Method(f"homogeneous {teacher}, beam B=4, reference", "beam", samples=3, teachers=(teacher,))
-            for teacher in teachers[:1]
-        ),
-        # The paper's meta-prover is one of its teachers; one that makes mistakes of its own shows what width is worth.
-        *(
-            Method(f"{name}, reference, judged by {teacher}", strategy, beam_width=width, meta_prover=teacher)
-            for teacher in teachers[:1]
-            for name, strategy, width in [
-                ("curation", "curation", 4),
-                ("greedy B=1", "greedy", 1),
-                ("beam B=2", "beam", 2),
-                ("beam B=4", "beam", 4),
-            ]
-        ),
-        Method("curation, cross-perplexity", "curation", "cross"),
-        Method("greedy B=1, cross-perplexity", "greedy", "cross"),
-        Method("beam B=4, cross-perplexity", "beam", "cross"),
-        Method("greedy B=1, step perplexity", "greedy", "step"),
-        Method("beam B=4, step perplexity", "beam", "step"),
-        Method("greedy B=1, chunks", "greedy", "chunks"),
-        Method("greedy B=1, worst chunk", "greedy", "worst-chunk"),
-        Method("greedy B=1, contrastive", "greedy", "contrastive"),
-        Method("beam B=4, contrastive", "beam", "contrastive"),
-        Method("greedy B=1, confidence", "greedy", "confidence"),
-        Method("beam B=4, confidence", "beam", "confidence"),
-    ]
+def settings(method: Method, number: int) -> Settings:
+    return replace(
+        BASE,
+        strategy=method.strategy,
+        score=method.score,
+        beam_width=method.beam_width,
+        samples=method.samples,
+        sampling=Sampling(temperature=method.temperature, seed=number),
+        **method.more,
+    )
 
 
-async def measure(parts: Parts, ensemble: Ensemble, method: Method, number: int, problem: task.Problem) -> Run:
-    """Decode one problem."""
-    panel = tuple(teacher for teacher in ensemble.panel if not method.teachers or teacher.name in method.teachers)
-    answer = str(problem.answer)
-    reads_answer = method.score.startswith("predictive") and method.strategy not in ("single", "random", "longest")
-    asked = Problem(f"bench-{number}", (Message("user", problem.text),), references=(answer,) if reads_answer else ())
-    settings = method.settings(ensemble.settings, seed=number)
-    service = parts.service
-    if method.meta_prover:
-        service = replace(service, scorer=replace(service.scorer, meta_prover=method.meta_prover))
-    job = Job(asked, replace(ensemble, panel=panel), settings, time.time())
-    began = time.monotonic()
+async def decode(panel: Panel, table: Table, method: Method, number: int, drawn: task.Problem) -> list[Run]:
+    """One problem; a run for each of the method's rows."""
+    scorer = replace(panel.scorer, meta_prover=method.meta_prover, judges=method.judges)
+    chosen = [teacher for teacher in panel.teachers if teacher.name in method.teachers]
+    references = (str(drawn.answer),) if method.needs_reference else ()
+    problem = Problem(f"{method.name}-{number}", (Message("user", drawn.text),), references)
+    if method.strategy == "mcts":
+        tree = Tree(problem, chosen, scorer, replace(settings(method, number), strategy="beam"), SEGMENTATION)
+        found = await tree.search(MCTS_ROLLOUTS)
+        right = float(task.is_correct(drawn, found.answer))
+        return [Run(table.name, method.name, number, right, None, found.written, 0, 0.0)]
+    journal = Journal(time.monotonic)
+    result = await search(problem, chosen, scorer, settings(method, number), SEGMENTATION, journal.emit)
+    events = [stamped.event for stamped in journal.events]
+    if method.strategy == "curation":
+        return curated(table, method, number, drawn, events)
+    cost = summarise(events).cost
+    *before, last = (candidate.text for candidate in result.winner.candidates)
+    asked = replace(problem, references=(str(drawn.answer),))
+    score = await panel.scorer.score(asked, "".join(before), last, "predictive")
+    run = Run(
+        table=table.name,
+        method=method.name,
+        problem=number,
+        right=task.share_right(drawn, result.winner.text) if drawn.open else task.is_correct(drawn, result.answer),
+        log_s=None if drawn.open else score.nats,
+        written=cost.generated_tokens,
+        scored=cost.scored_tokens,
+        seconds=0.0,
+        winners=tuple(candidate.teacher for candidate in result.winner.candidates),
+        marks=report.mark(drawn, events, method.judge),
+    )
+    return [run]
+
+
+def curated(table: Table, method: Method, number: int, drawn: task.Problem, events: Sequence[Event]) -> list[Run]:
+    """Curation with 1 to `samples` traces a teacher; where the table asks for it, one trace alone, and their vote.
+
+    All of them choose among the same traces. An answer is the label that its trace ends in, as every teacher writes it.
+    """
+    traces = {event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)}
+    said = {traces[event.id].text: event.score for event in events if isinstance(event, Scored)}
+    # What another has said in the same words was not scored again.
+    scores = {id: said[trace.text] for id, trace in traces.items() if trace.text in said}
+    labels = {id: task.Label.find_last(trace.text) for id, trace in traces.items()}
+    meta = method.needs_reference and method.meta_prover == META
+    runs = []
+
+    def add(name: str, chosen: int, among: Sequence[int]) -> None:
+        log_s = scores[chosen].nats if meta and chosen in scores else None
+        written = sum(traces[id].completion_tokens for id in among)
+        scored = sum(scores[id].tokens_forwarded for id in among if id in scores)
+        right = float(labels[chosen] == drawn.answer)
+        runs.append(Run(table.name, name, number, right, log_s, written, scored, 0.0))
+
+    def first(samples: int) -> list[int]:
+        """The first traces of every teacher; ids count samples within teachers."""
+        return [id for id in traces if id % method.samples < samples]
+
+    for samples, name in enumerate(method.rows[: method.samples], 1):
+        ranked = sorted(first(samples), key=lambda id: (scores[id].nats / scores[id].length, -id))
+        add(name, ranked[-1], first(samples))
+    if method.alone:
+        for id in first(1):
+            add(f"{traces[id].teacher} alone", id, [id])
+        voters = first(VOTES)
+        votes = [labels[id] for id in voters]
+        add(f"majority vote of {len(voters)}", max(voters, key=lambda id: (votes.count(labels[id]), -id)), voters)
+    return runs
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one process works off: of every table, its problems that are not done yet, by table and method."""
+
+    checkpoints: Path
+    seed: int
+    at_once: int
+    workers: int
+    dtype: str
+    numbers: dict[tuple[str, str], list[int]]
+
+
+def work(share: Share, out: Any) -> None:
+    """A process: decode its share, method by method, and put every batch of runs on the queue; None at the end."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(1)
     try:
-        result, journal = await service.decode(job)
-    except CordError:
-        return Run(method.name, number, False, None, 0, 0, time.monotonic() - began)
-    seconds = time.monotonic() - began
-    cost = summarise(stamped.event for stamped in journal).cost
-    *prefix, last = (candidate.text for candidate in result.winner.candidates)
-    judged = replace(asked, references=(answer,))
-    score = await parts.service.scorer.score(judged, "".join(prefix), last, "predictive")
-    correct = task.is_correct(problem, result.answer)
-    return Run(method.name, number, correct, score.nats, cost.generated_tokens, cost.scored_tokens, seconds)
+        anyio.run(_work, share, out)
+    finally:
+        out.put(None)
 
 
-def stored(store: Path) -> list[Run]:
-    """What an earlier run has measured."""
-    return [Run(**json.loads(line)) for line in store.read_text().splitlines()] if store.exists() else []
+async def _work(share: Share, out: Any) -> None:
+    for table in GRID:
+        methods = [(method, share.numbers.get((table.name, method.name), [])) for method in table.methods]
+        if not any(numbers for _, numbers in methods):
+            continue
+        drawn = list(_first(share.seed, table, 1 + max(max(numbers, default=0) for _, numbers in methods)))
+        async with running(share.checkpoints, table.panel, share.dtype) as panel:
+            for method, numbers in methods:
+                panel.forget()
+                for first in range(0, len(numbers), share.at_once):
+                    batch = numbers[first : first + share.at_once]
+                    out.put(await _batch(share, panel, table, method, batch, drawn))
 
 
-async def measure_all(
-    parts: Parts, ensemble: Ensemble, options: argparse.Namespace, done: list[Run], out: TextIO
+async def _batch(
+    share: Share, panel: Panel, table: Table, method: Method, numbers: Sequence[int], drawn: Sequence[task.Problem]
 ) -> list[Run]:
-    """Every method on every problem that is not done yet, a few at a time, written to `out` as they come."""
-    known = {(run.method, run.problem) for run in done}
-    drawn = task.problems(options.seed, "held-out")
-    problems = [next(drawn) for _ in range(options.problems)]
+    runs: list[Run] = []
+    began = time.monotonic()
+
+    async def one(number: int) -> None:
+        runs.extend(await decode(panel, table, method, number, drawn[number]))
+
+    async with anyio.create_task_group() as group:
+        for number in numbers:
+            group.start_soon(one, number)
+    seconds = (time.monotonic() - began) / len(numbers) / share.workers
+    return [replace(run, seconds=seconds) for run in runs]
+
+
+def _first(seed: int, table: Table, count: int) -> Iterator[task.Problem]:
+    stream = task.problems(seed, "held-out", table.variety)
+    return (next(stream) for _ in range(count))
+
+
+def measure(options: argparse.Namespace, store: Path) -> list[Run]:
+    """Whatever is not stored yet, by a process a core, stored as it comes; everything that was asked for."""
+    done = [Run(**json.loads(line)) for line in store.read_text().splitlines()] if store.exists() else []
+    known = {(run.table, run.method, run.problem) for run in done}
     chosen = [
-        method
-        for method in methods([teacher.name for teacher in ensemble.panel])
-        if not options.only or any(part in method.name for part in options.only)
+        (table.name, method)
+        for table in GRID
+        for method in table.methods
+        if not options.only or any(part in f"{table.name}: {method.name}" for part in options.only)
     ]
-    left = [
-        (method, number) for method in chosen for number in range(len(problems)) if (method.name, number) not in known
-    ]
+    wanted = [(table, method.name, number) for table, method in chosen for number in range(options.problems)]
+    left = [entry for entry in wanted if entry not in known]
+    shares = []
+    for worker in range(options.jobs):
+        numbers: dict[tuple[str, str], list[int]] = {}
+        for table, method, number in left:
+            if number % options.jobs == worker:
+                numbers.setdefault((table, method), []).append(number)
+        shares.append(Share(options.checkpoints, options.seed, options.at_once, options.jobs, options.dtype, numbers))
+    spawned = multiprocessing.get_context("spawn")
+    found: Any = spawned.Queue()
+    processes = [spawned.Process(target=work, args=(share, found), daemon=True) for share in shares if share.numbers]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("problems", total=len(left))
-        queue = iter(left)
-
-        async def work() -> None:
-            for method, number in queue:
-                progress.update(bar, description=method.name)
-                run = await measure(parts, ensemble, method, number, problems[number])
+    with Progress(*columns, console=Console(stderr=True)) as progress, store.open("a") as out:
+        bar = progress.add_task("problems", total=len(wanted), completed=len(wanted) - len(left))
+        for process in processes:
+            process.start()
+        running_on = len(processes)
+        while running_on:
+            try:
+                runs = found.get(timeout=5)
+            except queue.Empty:
+                if not any(process.is_alive() for process in processes):
+                    raise SystemExit("a worker has died; what was measured is kept") from None
+                continue
+            if runs is None:
+                running_on -= 1
+                continue
+            for run in runs:
                 out.write(json.dumps(asdict(run)) + "\n")
-                out.flush()
-                done.append(run)
-                progress.advance(bar)
-
-        async with anyio.create_task_group() as group:
-            for _ in range(options.jobs):
-                group.start_soon(work)
-    names = [method.name for method in chosen]
-    return sorted((run for run in done if run.method in names), key=lambda run: (names.index(run.method), run.problem))
-
-
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share, in per cent."""
-    z, share = 1.959964, correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    spread = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return 100 * (centre - spread), 100 * (centre + spread)
-
-
-def summary(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """One row a method, in the order measured."""
-    rows: list[dict[str, object]] = []
-    for name in dict.fromkeys(run.method for run in runs):
-        mine = [run for run in runs if run.method == name]
-        low, high = wilson(sum(run.correct for run in mine), len(mine))
-        scores = [math.exp(run.log_s) for run in mine if run.log_s is not None]
-        rows.append(
-            {
-                "method": name,
-                "problems": len(mine),
-                "accuracy": round(100 * sum(run.correct for run in mine) / len(mine), 1),
-                "95%": f"{low:.0f}-{high:.0f}",
-                "predictive perplexity": round(sum(scores) / len(scores), 3) if scores else None,
-                "tokens written": round(sum(run.written for run in mine) / len(mine)),
-                "tokens scored": round(sum(run.scored for run in mine) / len(mine)),
-                "seconds": round(sum(run.seconds for run in mine) / len(mine), 2),
-            }
-        )
-    return rows
+            out.flush()
+            done += runs
+            advance = len({run.problem for run in runs})
+            progress.update(bar, advance=advance, description=f"{runs[0].table}: {runs[0].method}")
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a worker failed; what was measured is kept")
+    rows = {(table, row): i for i, (table, row) in enumerate((table, row) for table, m in chosen for row in m.rows)}
+    asked = [run for run in done if (run.table, run.method) in rows and run.problem < options.problems]
+    return sorted(asked, key=lambda run: (rows[run.table, run.method], run.problem))
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
-    parser.add_argument("--ensemble", default="cord")
-    parser.add_argument("--problems", type=int, default=100, help="held-out problems (default: 100)")
-    parser.add_argument("--jobs", type=int, default=4, help="problems decoded at once (default: 4)")
+    parser.add_argument("--problems", type=int, default=500, help="held-out problems (default: 500)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--at-once", type=int, default=64, help="problems decoded at once in each (default: 64)")
     parser.add_argument("--seed", type=int, default=1, help="which held-out problems (default: 1)")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="only methods whose name holds this")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="only rows whose 'TABLE: METHOD' holds this")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
+    parser.add_argument("--checkpoints", type=Path, default=ROOT / "miniature" / "checkpoints")
     parser.add_argument("--out", type=Path, default=Path("bench/out"), help="default: bench/out")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    config = configuration.load(options.config)
-    quiet = config.model_copy(update={"traces": config.traces.model_copy(update={"folder": None})})
-    store = options.out / f"quality-{options.seed}.jsonl"
-    done = stored(store)
-    with tempfile.TemporaryDirectory(prefix="cord-") as sockets, store.open("a") as out:
-        runs = anyio.run(_measured, build_parts(quiet, Path(sockets)), options, done, out)
-    rows = summary(runs)
-    table = Table(*rows[0])
-    table.columns[0].no_wrap = True
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
-    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    report = {"date": datetime.now(UTC).date().isoformat(), "machine": machine, "jobs": options.jobs, "rows": rows}
-    (options.out / "quality.json").write_text(json.dumps(report, indent=2) + "\n")
+    runs = measure(options, options.out / f"quality-{options.seed}.jsonl")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    found = report.Report(datetime.now(UTC).date().isoformat(), machine, report.tables(runs))
+    Console(width=max(Console().width, 150)).print(*found.rendered())
+    (options.out / "quality.json").write_text(json.dumps(found.as_json(), indent=2) + "\n")
+    (options.out / "quality.md").write_text(found.markdown())
+    found.draw(options.out / "quality.svg")
     return 0
-
-
-async def _measured(parts: Parts, options: argparse.Namespace, done: list[Run], out: TextIO) -> list[Run]:
-    async with parts.running():
-        await parts.probes.until_settled()
-        return await measure_all(parts, parts.service.ensembles[options.ensemble], options, done, out)
 
 
 if __name__ == "__main__":

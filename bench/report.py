@@ -1,0 +1,320 @@
+"""From runs to tables: intervals, gains at equal tokens, and what a score prefers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table as RichTable
+
+from miniature.task import Label, Problem
+from proxy.decoder.events import Event, Proposed, Scored
+from proxy.decoder.types import Candidate, Score
+
+if TYPE_CHECKING:
+    from bench.quality import Run
+
+Z95 = 1.959964
+
+
+def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[str, float]:
+    """How a search's scores ordered siblings, as counts to be summed and divided.
+
+    right_pairs: one right step and one wrong (from the label so far); right_first: those in which the right one scored
+    higher (half for a tie). long_pairs, long_first: both right, one longer in characters. own_pairs, own_first: both
+    right, one by the judge. votes: families of which all judges told their favourite; agreed: all had the same;
+    agreed_right: and it was right.
+    """
+    proposed = {event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)}
+    scores = {event.id: event.score for event in events if isinstance(event, Scored)}
+    families: dict[int | None, list[Candidate]] = defaultdict(list)
+    for id in scores:
+        families[proposed[id].parent].append(proposed[id])
+    marks: defaultdict[str, float] = defaultdict(float)
+    for parent, siblings in families.items():
+        before = problem.start if parent is None else Label.find_last(proposed[parent].text)
+        if before is None or siblings[0].depth > len(problem.operations):
+            continue
+        wanted = problem.advance(before, siblings[0].depth - 1)
+        rights = {one.id: Label.find_last(one.text) == wanted for one in siblings}
+        for left, right in combinations(siblings, 2):
+            first = _first(scores[left.id], scores[right.id])
+            if rights[left.id] != rights[right.id]:
+                marks["right_pairs"] += 1
+                marks["right_first"] += first if rights[left.id] else 1 - first
+            elif rights[left.id]:
+                if len(left.text) != len(right.text):
+                    marks["long_pairs"] += 1
+                    marks["long_first"] += first if len(left.text) > len(right.text) else 1 - first
+                if judge is not None and (left.teacher == judge) != (right.teacher == judge):
+                    marks["own_pairs"] += 1
+                    marks["own_first"] += first if left.teacher == judge else 1 - first
+        favourites = _favourites(siblings, scores)
+        if len(siblings) > 1 and favourites:
+            marks["votes"] += 1
+            marks["agreed"] += len(set(favourites)) == 1
+            marks["agreed_right"] += len(set(favourites)) == 1 and rights[favourites[0]]
+    return dict(marks)
+
+
+def _first(left: Score, right: Score) -> float:
+    """1 if the left scored higher, 0 if the right, half for a tie."""
+    ours, theirs = left.nats / left.length, right.nats / right.length
+    return 0.5 if ours == theirs else float(ours > theirs)
+
+
+def _favourites(siblings: Sequence[Candidate], scores: dict[int, Score]) -> list[int]:
+    """Each judge's best of these siblings, where several judged."""
+    judges = len(scores[siblings[0].id].parts)
+    if judges < 2 or any(len(scores[one.id].parts) != judges for one in siblings):
+        return []  # some judges leave their own steps out
+    return [
+        max(siblings, key=lambda one: scores[one.id].parts[j].nats / scores[one.id].length).id for j in range(judges)
+    ]
+
+
+def wilson(share: float, total: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share."""
+    centre = (share + Z95**2 / (2 * total)) / (1 + Z95**2 / total)
+    spread = Z95 / (1 + Z95**2 / total) * math.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2))
+    return centre - spread, centre + spread
+
+
+def paired(left: Sequence[Run], right: Sequence[Run]) -> tuple[float, float, float]:
+    """The mean difference left - right on the same problems, and its 95 % interval (normal)."""
+    others = {run.problem: run.right for run in right}
+    apart = [run.right - others[run.problem] for run in left if run.problem in others]
+    mean = sum(apart) / len(apart)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in apart) / max(len(apart) - 1, 1) / len(apart))
+    return mean, mean - Z95 * spread, mean + Z95 * spread
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method; shares in per cent."""
+
+    method: str
+    problems: int
+    accuracy: float
+    low: float
+    high: float
+    predictive_perplexity: float | None
+    written: float
+    scored: float
+    seconds: float
+    right_first: float | None
+    long_first: float | None
+    own_first: float | None
+    agreed: float | None
+    agreed_right: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What one method gains over another on the same problems, in points, and the tokens each wrote."""
+
+    method: str
+    over: str
+    points: float
+    low: float
+    high: float
+    written: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One table: its rows, gains at equal tokens, and how often each teacher wrote the winner's nth step."""
+
+    name: str
+    rows: tuple[Row, ...]
+    gains: tuple[Gain, ...]
+    wins: dict[str, dict[str, list[float]]]
+
+
+def tables(runs: Sequence[Run]) -> list[Found]:
+    """Everything that was measured, in the order it was."""
+    found = []
+    for name in dict.fromkeys(run.table for run in runs):
+        methods: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            if run.table == name:
+                methods[run.method].append(run)
+        rows = tuple(_row(method, mine) for method, mine in methods.items())
+        wins = {method: _wins(mine) for method, mine in methods.items() if method.startswith(("greedy", "beam"))}
+        found.append(Found(name, rows, tuple(_gains(methods, rows)), wins))
+    return found
+
+
+def _row(method: str, runs: Sequence[Run]) -> Row:
+    count = len(runs)
+    marks: Counter[str] = Counter()
+    for run in runs:
+        marks.update(run.marks)
+    share = sum(run.right for run in runs) / count
+    low, high = wilson(share, count)
+    known = [math.exp(run.log_s) for run in runs if run.log_s is not None]
+
+    def portion(part: str, whole: str) -> float | None:
+        return round(100 * marks[part] / marks[whole], 1) if marks[whole] >= 50 else None
+
+    return Row(
+        method=method,
+        problems=count,
+        accuracy=round(100 * share, 1),
+        low=round(100 * low, 1),
+        high=round(100 * high, 1),
+        predictive_perplexity=round(sum(known) / len(known), 3) if known else None,
+        written=round(sum(run.written for run in runs) / count),
+        scored=round(sum(run.scored for run in runs) / count),
+        seconds=round(sum(run.seconds for run in runs) / count, 3),
+        right_first=portion("right_first", "right_pairs"),
+        long_first=portion("long_first", "long_pairs"),
+        own_first=portion("own_first", "own_pairs"),
+        agreed=portion("agreed", "votes"),
+        agreed_right=portion("agreed_right", "agreed"),
+    )
+
+
+def _gains(methods: dict[str, list[Run]], rows: Sequence[Row]) -> list[Gain]:
+    """Every search against the cheapest curation that wrote no fewer tokens, or the dearest there is."""
+    by_name = {row.method: row for row in rows}
+    curations = sorted((row for row in rows if row.method.startswith("curation×")), key=lambda row: row.written)
+    gains = []
+    for name, runs in methods.items():
+        suffix = name.partition(", ")[2]
+        ours = [row for row in curations if row.method.partition(", ")[2] == suffix]
+        if not name.startswith(("greedy", "beam", "MCTS")) or not ours:
+            continue
+        rival = next((row for row in ours if row.written >= by_name[name].written), ours[-1])
+        mean, low, high = (round(100 * value, 1) for value in paired(runs, methods[rival.method]))
+        gains.append(Gain(name, rival.method, mean, low, high, (by_name[name].written, rival.written)))
+    return gains
+
+
+def _wins(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """By teacher, the share of winners in per cent whose nth step it wrote."""
+    found: dict[str, list[float]] = {}
+    for teacher in sorted({name for run in runs for name in run.winners}):
+        found[teacher] = [
+            round(100 * sum(run.winners[step : step + 1] == (teacher,) for run in runs) / len(runs), 1)
+            for step in range(6)
+        ]
+    return found
+
+
+_HEADS = {
+    "method": "method",
+    "accuracy": "right, %",
+    "interval": "95 %",
+    "predictive_perplexity": "S",
+    "written": "written",
+    "scored": "scored",
+    "seconds": "s",
+    "right_first": "right first, %",
+    "long_first": "longer first, %",
+    "own_first": "own first, %",
+    "agreed": "agreed, %",
+    "agreed_right": "of these right, %",
+}
+
+
+def _cells(row: Row) -> list[str]:
+    values = {**asdict(row), "interval": f"{row.low:.0f}–{row.high:.0f}"}
+    return ["" if values[key] is None else str(values[key]) for key in _HEADS]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole bench."""
+
+    date: str
+    machine: str
+    found: list[Found] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def rendered(self) -> list[RichTable]:
+        """For a terminal."""
+        shown = []
+        for found in self.found:
+            table = RichTable(*_HEADS.values(), title=found.name)
+            for row in found.rows:
+                table.add_row(*_cells(row))
+            shown.append(table)
+            gains = RichTable("method", "over", "points", "95 %", "written", title=f"{found.name}: at equal tokens")
+            for gain in found.gains:
+                gains.add_row(*_gain_cells(gain))
+            shown.append(gains)
+        return shown
+
+    def markdown(self) -> str:
+        """The same for documents."""
+        lines = [f"{self.date}, {self.machine}", ""]
+        for found in self.found:
+            lines += [f"## {found.name}", "", _line(_HEADS.values()), _line("---" for _ in _HEADS)]
+            lines += [_line(_cells(row)) for row in found.rows]
+            heads = ("method", "over", "points", "95 %", "tokens written")
+            lines += ["", _line(heads), _line("---" for _ in heads)]
+            lines += [_line(_gain_cells(gain)) for gain in found.gains]
+            lines.append("")
+            for method, wins in found.wins.items():
+                told = "; ".join(f"{name} {' '.join(f'{share:.0f}' for share in by)}" for name, by in wins.items())
+                lines.append(f"- {method}: steps won, %, by number: {told}")
+            lines.append("")
+        return "\n".join(lines)
+
+    def draw(self, file: Path) -> None:
+        """Accuracy over tokens written, a panel a table."""
+        import matplotlib
+
+        matplotlib.use("svg")
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(1, len(self.found), figsize=(5.5 * len(self.found), 4.5), squeeze=False)
+        for axis, found in zip(axes[0], self.found, strict=True):
+            for label, (marker, rows) in _groups(found.rows).items():
+                if not rows:
+                    continue
+                x = [row.written for row in rows]
+                y = [row.accuracy for row in rows]
+                spread = [[row.accuracy - row.low for row in rows], [row.high - row.accuracy for row in rows]]
+                joined = "-" if marker in "os^" else ""
+                axis.errorbar(x, y, yerr=spread, label=label, marker=marker, linestyle=joined, capsize=2)
+            axis.set(
+                title=found.name, xlabel="tokens written a problem", ylabel="right, %", xscale="log", ylim=(0, 101)
+            )
+            axis.grid(alpha=0.3)
+        axes[0][0].legend(fontsize=8)
+        figure.tight_layout()
+        figure.savefig(file)
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
+    """The rows that a picture shows, by what joins them."""
+
+    def starting(*names: str, ending: str = "") -> list[Row]:
+        found = [row for row in rows if row.method.startswith(names) and row.method.endswith(ending)]
+        return sorted(found, key=lambda row: row.written)
+
+    return {
+        "one teacher alone": ("x", [row for row in rows if row.method.endswith(" alone")]),
+        "majority vote": ("*", starting("majority")),
+        "curation, reference": ("s", starting("curation", ending=", reference")),
+        "greedy, beam: reference": ("o", starting("greedy", "beam", ending="=4, reference") or []),
+        "greedy, beam: cross": ("^", starting("greedy, cross", "beam", ending=", cross")),
+    }
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _gain_cells(gain: Gain) -> list[str]:
+    written = f"{gain.written[0]:.0f} : {gain.written[1]:.0f}"
+    return [gain.method, gain.over, f"{gain.points:+.1f}", f"{gain.low:+.1f} to {gain.high:+.1f}", written]

@@ -1,0 +1,97 @@
+"""The quality bench: its statistics by hand, and a few problems from end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.grid import GRID
+from bench.quality import Run
+from miniature.task import Problem
+from proxy.decoder.events import Event, Proposed, Scored
+from proxy.decoder.types import Candidate, Score, ScorePart, Source
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(problem: int, right: float, method: str = "m", **more: object) -> Run:
+    return Run("t", method, problem, right, None, 10, 0, 0.1, **more)  # type: ignore[arg-type]
+
+
+def test_a_wilson_interval_by_hand() -> None:
+    low, high = report.wilson(0.5, 100)
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert report.wilson(1.0, 500)[0] == pytest.approx(0.9924, abs=1e-4)
+
+
+def test_a_paired_difference_by_hand() -> None:
+    left, right = [run(i, i % 2) for i in range(100)], [run(i, 0.0) for i in reversed(range(100))]
+    mean, low, high = report.paired(left, right)
+    assert mean == 0.5 and (low, high) == (pytest.approx(0.4015, abs=1e-3), pytest.approx(0.5985, abs=1e-3))
+
+
+def steps(*told: tuple[str, str, float, float]) -> tuple[Problem, list[Event]]:
+    """Siblings under the root: their teacher, label, and score by either of two judges."""
+    problem = Problem.parse(json.loads((ROOT / "examples" / "parcel.json").read_text())["messages"][-1]["content"])
+    events: list[Event] = []
+    for id, (teacher, label, first, second) in enumerate(told):
+        text = f"### Step 1. {teacher} {label}\n\n"
+        events.append(Proposed(Candidate(id, None, 1, teacher, text, "marker", 1, 1)))
+        parts = (ScorePart("j", first, 1), ScorePart("k", second, 1))
+        events.append(Scored(id, Score((first + second) / 2, 1.0, True, "cross", Source.NONE, parts)))
+    return problem, events
+
+
+def test_marks_count_what_a_score_prefers() -> None:
+    problem, _ = steps()
+    good = str(problem.advance(problem.start, 0))
+    bad = str(problem.start)
+    problem, events = steps(("j", good, -1, -1), ("longer", good, -2, -2), ("k", bad, -3, -0.5))
+    assert report.mark(problem, events, "j") == {
+        "right_pairs": 2, "right_first": 1.5 - 0.5 + 0.0 + 0.0, "long_pairs": 1, "long_first": 0, "own_pairs": 1,
+        "own_first": 1, "votes": 1, "agreed": 0, "agreed_right": 0,
+    } | {"right_first": 1.0}  # fmt: skip
+
+
+def test_a_search_is_held_against_the_curation_that_wrote_no_less() -> None:
+    runs = [
+        Run("t", method, problem, right, None, written, 0, 0.1)
+        for method, right, written in [
+            ("curation×1, reference", 0.0, 50), ("curation×2, reference", 0.0, 120), ("beam B=4, reference", 1.0, 100),
+        ]
+        for problem in range(3)
+    ]  # fmt: skip
+    [found] = report.tables(runs)
+    [gain] = found.gains
+    assert (gain.over, gain.points, gain.written) == ("curation×2, reference", 100.0, (100, 120))
+
+
+def test_every_row_has_a_name_of_its_own() -> None:
+    for table in GRID:
+        names = [row for method in table.methods for row in method.rows]
+        assert len(names) == len(set(names))
+
+
+def test_a_stopped_bench_goes_on_where_it_stood(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.quality", "--jobs", "1", "--out", str(tmp_path), "--only", "even: greedy"]
+    command += ["--only", "even: curation"]
+    for problems in ("2", "3"):
+        subprocess.run([*command, "--problems", problems], check=True, capture_output=True, cwd=ROOT)
+    lines = [json.loads(line) for line in (tmp_path / "quality-1.jsonl").read_text().splitlines()]
+    assert sorted((line["method"], line["problem"]) for line in lines) == [
+        (name, number)
+        for name in (
+            "alder alone", "birch alone", "cedar alone", "curation×1, reference", "curation×2, reference",
+            "curation×3, reference", "greedy, cross", "greedy, reference", "majority vote of 6",
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    [table] = json.loads((tmp_path / "quality.json").read_text())["found"]
+    assert {row["problems"] for row in table["rows"]} == {3}
+    assert "| greedy, cross |" in (tmp_path / "quality.md").read_text()
+    assert (tmp_path / "quality.svg").read_text().startswith("<?xml")
