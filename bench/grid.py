@@ -96,6 +96,8 @@ _MAIN = (
     Method("MCTS, reference", "mcts"),
     Method("alder alone ×3, beam B=4, reference", "beam", samples=3, teachers=("alder",)),
     *_searches("predictive", "reference, two children a parent", (4,), more={"siblings": 2}),
+    *_searches("predictive", "reference, one child a parent", (4,), more={"siblings": 1}),
+    *_searches("predictive + cross", "reference + cross"),
     _curation(3, label="reference, alder", **_ALDER),
     *_searches("predictive", "reference, alder", **_ALDER),
     _curation(3, "cross", "cross"),

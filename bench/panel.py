@@ -53,6 +53,7 @@ class LocalTeacher:
     """A `decoder.ports.Teacher` over an engine of its own."""
 
     formats = False
+    calls = False
 
     def __init__(self, name: str, folder: Path, dtype: str) -> None:
         self.name = name

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from proxy.decoder.calls import told
 from proxy.decoder.types import Problem, Score, ScorePart, Source
 from proxy.errors import ScorerError
 from scoring.client import BadScoreRequest, ScorerUnavailable
@@ -143,4 +144,4 @@ class RemoteScorer:
 
 
 def _messages(problem: Problem) -> tuple[Message, ...]:
-    return tuple(Message(message.role, message.content) for message in problem.messages)
+    return tuple(Message(message.role, message.content) for message in told(problem.messages, problem.tools))

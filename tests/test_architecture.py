@@ -14,11 +14,14 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "proxy/decoder": {"proxy.decoder", "proxy.errors"},
     "proxy/teachers": {
-        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.types", "proxy.decoder.ports", "proxy.decoder.steps",
+        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.calls", "proxy.decoder.types", "proxy.decoder.ports",
+        "proxy.decoder.steps",
         "proxy.teachers",
         "serving.stopping",
     },
-    "proxy/api": {"proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy"},
+    "proxy/api": {
+        "proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy", "serving.stopping",
+    },
     "proxy/trace": {"proxy.decoder", "proxy.errors", "proxy.service", "proxy.trace"},
     "scoring": {"scoring"},
     "serving": {"serving"},

@@ -16,6 +16,7 @@ from proxy.api.dialect import Asked, Dialect
 from proxy.api.errors import ErrorReply
 from proxy.api.fields import CHAT, drop_neutral
 from proxy.api.schema import ChatRequest, parse
+from proxy.decoder import calls
 from proxy.decoder.events import AnswerDelta, Committed, Scored
 from proxy.decoder.journal import Stamped
 from proxy.decoder.search import STRATEGIES
@@ -23,6 +24,7 @@ from proxy.decoder.summary import Summary, Usage
 from proxy.decoder.types import Candidate, Result, Score, Settings
 from proxy.errors import RequestError
 from proxy.service import Ensemble, Job
+from serving.stopping import StopScanner
 
 THINK, THOUGHT = "<think>\n", "</think>\n\n"
 
@@ -41,6 +43,8 @@ class ChunkStream:
     scores: dict[int, Score] = field(default_factory=dict)
     committed: int = 0
     answering: bool = False
+    said: str = ""
+    held: StopScanner = field(default_factory=lambda: StopScanner((calls.OPENING,)))
 
     def hear(self, stamped: Stamped) -> None:
         """A listener to the search's journal."""
@@ -51,13 +55,17 @@ class ChunkStream:
                 self._step(candidate)
             case AnswerDelta(text):
                 self._open_answer()
-                self._delta({"content": text})
+                # What may become a call is held back until it is known whether it is one.
+                self._say(self.held.feed(text) if self.job.problem.tools else text)
 
     def finish(self, result: Result, summary: Summary, request_id: str) -> None:
         """The chunk with the finish reason and the summary, and the one with the usage if it was asked for."""
         self._open_answer()
-        cord = cord_object(self.job, result, summary, request_id)
-        self._delta({}, finish_reason=result.finish_reason, cord=cord)
+        content, called, finish = _answer(self.job, result)
+        self._say(content[len(self.said) :])
+        if called:
+            self._delta({"tool_calls": [{"index": i, **call} for i, call in enumerate(called)]})
+        self._delta({}, finish_reason=finish, cord=cord_object(self.job, result, summary, request_id))
         if self.include_usage:
             self._push({"choices": [], "usage": usage_object(summary.usage)})
 
@@ -86,6 +94,11 @@ class ChunkStream:
             },
         )
 
+    def _say(self, text: str) -> None:
+        self.said += text
+        if text:
+            self._delta({"content": text})
+
     def _open_answer(self) -> None:
         """Close the inlined reasoning, once, before the answer."""
         if self.inline and not self.answering:
@@ -105,18 +118,33 @@ class ChunkStream:
 def completion(job: Job, result: Result, summary: Summary, request_id: str, *, inline: bool) -> dict[str, Any]:
     """The whole reply as a `chat.completion`."""
     reasoning = result.winner.text
-    message: dict[str, Any] = {"role": "assistant", "content": result.answer, "refusal": None, "annotations": []}
-    if inline:
-        message["content"] = f"{THINK}{reasoning}{THOUGHT}{result.answer}"
-    else:
+    content, called, finish = _answer(job, result)
+    said: str | None = f"{THINK}{reasoning}{THOUGHT}{content}" if inline else content
+    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None, "annotations": []}
+    if called:
+        message |= {"content": said or None, "tool_calls": called}
+    if not inline:
         message |= {"reasoning_content": reasoning, "reasoning": reasoning}
-    choice = {"index": 0, "message": message, "finish_reason": result.finish_reason, "logprobs": None}
+    choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
     return {
         **_head(job, "chat.completion"),
         "choices": [choice],
         "usage": usage_object(summary.usage),
         "cord": cord_object(job, result, summary, request_id),
     }
+
+
+def _answer(job: Job, result: Result) -> tuple[str, list[dict[str, Any]], str]:
+    """What the answer says, the calls it makes in OpenAI's form, and why it ended."""
+    if not job.problem.tools:
+        return result.answer, [], result.finish_reason
+    content, found = calls.find(result.answer)
+    suffix = job.problem.id.removeprefix("chatcmpl-")
+    called = [
+        {"id": f"call_{suffix}_{i}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for i, call in enumerate(found)
+    ]
+    return content, called, "tool_calls" if called else result.finish_reason
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -198,6 +226,11 @@ def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
         drop_neutral(asked)
     except RequestError as exc:
         return exc.param
+    if asked.get("tools") not in (None, []):
+        if not any(teacher.calls for teacher in ensemble.panel):
+            return "tools"
+        if asked.get("tool_choice") not in (None, "auto", "none"):
+            return "tool_choice"  # nobody here is held to calling
     if asked.get("response_format") not in (None, {"type": "text"}) and not can_format(ensemble):
         return "response_format"
     messages = asked.get("messages")
@@ -206,7 +239,7 @@ def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
             continue
         parts = message.get("content") if isinstance(message.get("content"), list) else ()
         other = any(isinstance(part, dict) and part.get("type") != "text" for part in parts or ())
-        if other or message.get("role") in ("tool", "function") or message.get("tool_calls"):
+        if other or message.get("role") == "function":
             return "messages"
     return None
 

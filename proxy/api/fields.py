@@ -25,8 +25,6 @@ CHAT: Neutral = {
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -44,7 +42,7 @@ CHAT: Neutral = {
     "echo": (False,),
 }
 
-COMPLETIONS: Neutral = {**CHAT, "suffix": ("",), "logprobs": ()}
+COMPLETIONS: Neutral = {**CHAT, "tools": ([],), "tool_choice": ("none", "auto"), "suffix": ("",), "logprobs": ()}
 
 RESPONSES: Neutral = {
     "background": (False,),

@@ -14,7 +14,7 @@ from typing import Any
 from proxy.api.options import resolve_score
 from proxy.api.schema import RECORDED, ChatRequest, CordOptions
 from proxy.decoder.search import STRATEGIES
-from proxy.decoder.types import Problem, Sampling, Settings
+from proxy.decoder.types import Message, Problem, Sampling, Settings
 from proxy.errors import RequestError, UnknownModel
 from proxy.service import Ensemble, Job
 
@@ -60,16 +60,42 @@ def make_job(
     cord = request.cord or CordOptions()
     problem = Problem(
         id=f"chatcmpl-{secrets.token_hex(16)}",
-        messages=tuple(message.message() for message in request.messages),
+        messages=_conversation(request),
         references=tuple(cord.reference or ()),
         stop=tuple(request.stop or ()),
         format=_format(request, ensemble),
+        tools=_tools(request, ensemble),
     )
     metadata = {name: getattr(request, name) for name in RECORDED if getattr(request, name) is not None}
     if problem.format is not None:
         metadata["response_format"] = problem.format
+    if problem.tools:
+        metadata["tools"] = list(problem.tools)
     settings = _settings(request, cord, ensemble, options)
     return Job(problem, ensemble, settings, received, {**metadata, "request_id": request_id})
+
+
+def _conversation(request: ChatRequest) -> tuple[Message, ...]:
+    """The messages as text; results of calls that were made together are one turn, as templates have it."""
+    messages: list[Message] = []
+    before = ""
+    for wire in request.messages:
+        message = wire.message()
+        if wire.role == before == "tool":
+            message = replace(message, content=f"{messages.pop().content}\n{message.content}")
+        messages.append(message)
+        before = wire.role
+    return tuple(messages)
+
+
+def _tools(request: ChatRequest, ensemble: Ensemble) -> tuple[Mapping[str, Any], ...]:
+    """What the answer may call; it is a teacher that knows how who must write it."""
+    if not request.tools or request.tool_choice == "none":
+        return ()
+    if not any(teacher.calls for teacher in ensemble.panel):
+        message = f"no teacher of {ensemble.name!r} knows how to call tools; only [] is accepted"
+        raise RequestError(message, param="tools", code="unsupported_parameter")
+    return tuple(tool.model_dump(exclude_none=True) for tool in request.tools)
 
 
 def _format(request: ChatRequest, ensemble: Ensemble) -> dict[str, Any] | None:

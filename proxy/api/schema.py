@@ -23,6 +23,7 @@ from pydantic_core import from_json
 
 from proxy.api.fields import Neutral, drop_neutral
 from proxy.api.options import SearchOptions
+from proxy.decoder.calls import Call, response
 from proxy.decoder.types import Message
 from proxy.errors import RequestError
 
@@ -63,10 +64,38 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class CalledFunction(Wire):
+    name: Text
+    arguments: str
+
+
+class ToolCall(Wire):
+    """A call that an earlier reply made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+    function: CalledFunction
+
+
+class Function(Wire):
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Wire):
+    """What may be called."""
+
+    type: Literal["function"]
+    function: Function
+
+
 class WireMessage(Wire):
     """One message. An assistant's own extras from an earlier reply are taken back and dropped."""
 
-    role: Role
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[Content | None, Field(validate_default=True)] = None
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     reasoning: Any = None
@@ -76,22 +105,38 @@ class WireMessage(Wire):
     annotations: Any = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     @field_validator("content")
     @classmethod
     def _says_something(cls, content: str | None, info: ValidationInfo) -> str | None:
         # An earlier reply of ours, cut off by its budget before the answer, comes back with empty content.
-        if info.data.get("role") != "assistant" and not (content or "").strip():
+        if info.data.get("role") not in ("assistant", "tool") and not (content or "").strip():
             raise ValueError("content is missing or empty")
         return content
 
+    @field_validator("tool_calls", "tool_call_id")
+    @classmethod
+    def _fits_its_role(cls, value: Any, info: ValidationInfo) -> Any:
+        role = "tool" if info.field_name == "tool_call_id" else "assistant"
+        if value and info.data.get("role") != role:
+            raise ValueError(f"belongs to the role {role!r}")
+        return value
+
     def message(self) -> Message:
-        """The message as the teachers see it: no earlier reasoning, and `developer` by the name templates know."""
+        """The message as the teachers see it: text alone, no earlier reasoning, and by roles that templates know."""
         content = self.content or ""
-        if self.role == "assistant":
-            content = _CLOSED_THINKING.sub("", content)
-        return Message("system" if self.role == "developer" else self.role, content, self.name)
+        match self.role:
+            case "assistant":
+                calls = [Call(call.function.name, call.function.arguments).text for call in self.tool_calls or ()]
+                said = _CLOSED_THINKING.sub("", content)
+                return Message("assistant", "\n".join(filter(None, [said, *calls])), self.name)
+            case "tool":
+                return Message("user", response(content))
+            case "developer":
+                return Message("system", content, self.name)
+        return Message(self.role, content, self.name)
 
 
 class StreamOptions(Wire):
@@ -150,6 +195,8 @@ class ChatRequest(Wire):
     max_completion_tokens: Tokens | None = None
     max_tokens: Tokens | None = None
     response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
     cord: CordOptions | None = None
 
     metadata: Metadata | None = None

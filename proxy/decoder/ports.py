@@ -27,6 +27,11 @@ class Teacher(Protocol):
         """Whether it can hold an answer to a format, as a JSON schema."""
         ...
 
+    @property
+    def calls(self) -> bool:
+        """Whether it knows how to call tools."""
+        ...
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; `on_text` is handed the text as it arrives.
 

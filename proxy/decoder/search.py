@@ -235,6 +235,7 @@ class _Decoding:
             top_p=self.settings.sampling.top_p,
             seed=selection.derive(self.settings.sampling.seed, "answer"),
             format=self.problem.format,
+            tools=self.problem.tools,
         )
         value = winner.value(self.settings.length_penalty)
         closer = winner.candidates[-1].teacher
@@ -256,7 +257,7 @@ class _Decoding:
             tokens, prompt_tokens = written.completion_tokens, written.prompt_tokens
             return Result(winner, value, stopped, reply.text, teacher.name, tokens, prompt_tokens, finish)
         reasons = "; ".join(str(failure) for failure in failures)
-        raise SearchError("no_answer", reasons or "no teacher can hold an answer to a format")
+        raise SearchError("no_answer", reasons or "no teacher can write what is asked for")
 
     def _open(self, trajectory: Trajectory) -> bool:
         """Whether this trajectory can take another step."""
@@ -295,9 +296,13 @@ class _Decoding:
         return min(budget.answer_tokens, budget.total_tokens - winner.tokens)
 
     def _answerers(self, closer: str) -> list[Teacher]:
-        """Who may write the answer, best suited first; only those who can hold it to its format, if it has one."""
-        first = self.settings.answerer or closer
-        able = [teacher for teacher in self.panel if teacher.formats or self.problem.format is None]
+        """Who may write the answer, best suited first: those who can hold it to its format and call tools, if asked."""
+        first, problem = self.settings.answerer or closer, self.problem
+        able = [
+            teacher
+            for teacher in self.panel
+            if (teacher.formats or problem.format is None) and (teacher.calls or not problem.tools)
+        ]
         return sorted(able, key=lambda teacher: teacher.name != first)
 
     def _roster(self, depth: int) -> Sequence[Teacher]:
@@ -405,6 +410,7 @@ class _Decoding:
             temperature=self.settings.sampling.temperature,
             top_p=self.settings.sampling.top_p,
             seed=selection.derive(self.settings.sampling.seed, depth, id),
+            tools=self.problem.tools,
         )
 
     async def _score(self, landing: _Landing) -> None:

@@ -111,7 +111,8 @@ class Settings:
 class Problem:
     """What the client asked. `references` are for the scorer alone and never reach a teacher.
 
-    `format` is what the answer must be held to, as OpenAI's `response_format` puts it.
+    `format` is what the answer must be held to, as OpenAI's `response_format` puts it; `tools` are what it may call
+    instead, as OpenAI's `tools` are.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Problem:
     references: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     format: Mapping[str, Any] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Ask:
     top_p: float
     seed: int
     format: Mapping[str, Any] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

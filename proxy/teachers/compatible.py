@@ -72,6 +72,10 @@ class CompatibleTeacher:
     def formats(self) -> bool:
         return self._dialect.formats
 
+    @property
+    def calls(self) -> bool:
+        return self._template.calls
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`. Cancelling closes the connection, which stops the backend."""
         stops = (*ask.stop, self._template.markup.stop) if ask.answer is None else ask.stop

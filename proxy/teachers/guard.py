@@ -66,6 +66,10 @@ class GuardedTeacher:
     def formats(self) -> bool:
         return self._teacher.formats
 
+    @property
+    def calls(self) -> bool:
+        return self._teacher.calls
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """As `Teacher.write`; fails at once while the breaker is open, or once it is refused."""
         if self._refusal is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from proxy.decoder.calls import told
 from proxy.decoder.ports import OnText
 from proxy.decoder.types import Ask, Continuation, Ended
 from proxy.errors import FailureKind, TeacherError
@@ -38,6 +39,10 @@ class LitellmTeacher:
     def formats(self) -> bool:
         return False
 
+    @property
+    def calls(self) -> bool:
+        return False  # how its template marks calls is not known here
+
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`."""
         litellm = await anyio.to_thread.run_sync(_litellm)
@@ -48,7 +53,7 @@ class LitellmTeacher:
         if not begins and not _continues(litellm, self._model):
             raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
         messages: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content} for message in ask.messages
+            {"role": message.role, "content": message.content} for message in told(ask.messages, ask.tools)
         ]
         if not begins:
             messages.append({"role": "assistant", "content": written, "prefix": True})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from proxy.decoder.calls import told
 from proxy.decoder.types import Ask, Message
 from proxy.errors import ConfigError
 
@@ -85,7 +86,12 @@ class ChatTemplate:
     def hash(self) -> str:
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
-    def render(self, messages: Sequence[Message]) -> str:
+    @property
+    def calls(self) -> bool:
+        """Whether it has words of its own for tools, and marks calls as `decoder.calls` reads them."""
+        return "<tool_call>" in self.source and "tools" in self.source
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The conversation up to where the assistant's turn begins.
 
         Raises:
@@ -93,15 +99,17 @@ class ChatTemplate:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        own: Any = list(tools) if tools and self.calls else None
+        spoken = messages if own else told(messages, tools)
+        conversation = [{"role": message.role, "content": message.content} for message in spoken]
         tokens: dict[str, Any] = dict(self.special_tokens)
-        rendered: Any = render_jinja_template([conversation], None, None, self.source, False, False, True, **tokens)
+        rendered: Any = render_jinja_template([conversation], own, None, self.source, False, False, True, **tokens)
         texts, _ = rendered  # and where the assistant's own words stand
         return str(texts[0])
 
     def turn(self, ask: Ask) -> str:
         """The prompt whose continuation is what the ask wants."""
-        prompt = self.render(ask.messages)
+        prompt = self.render(ask.messages, ask.tools)
         opened = bool(self.markup.opener) and prompt.rstrip().endswith(self.markup.opener.strip())
         reasoning = ask.reasoning if opened else self.markup.opener + ask.reasoning
         if ask.answer is None:

@@ -31,7 +31,7 @@ Gate = Callable[[Ask], Awaitable[None]]
 class Teacher:
     """Writes two short steps and an answer of two pieces, each with its mark; `gate` may hold it or make it fail.
 
-    `aside` is added to every step.
+    `aside` is added to every step; `answer` replaces the pieces of its own.
     """
 
     name: str
@@ -39,6 +39,8 @@ class Teacher:
     aside: str = ""
     history: list[Ask] = field(default_factory=list)
     formats: bool = False
+    calls: bool = False
+    answer: tuple[str, ...] = ()
 
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         self.history.append(ask)
@@ -48,10 +50,11 @@ class Teacher:
         if ask.answer is None:
             depth = ask.reasoning.count("### Step")
             return Continuation(f" {self.name} thinks {depth}{self.aside}", "closed" if depth == 2 else "marker", 11, 4)
-        for piece in ("it is ", f"42 — {self.name}"):
+        pieces = self.answer or ("it is ", f"42 — {self.name}")
+        for piece in pieces:
             assert on_text is not None
             on_text(piece)
-        return Continuation(f"it is 42 — {self.name}", "eos", 19, 6)
+        return Continuation("".join(pieces), "eos", 19, 6)
 
 
 @dataclass

@@ -110,7 +110,7 @@ async def test_a_search_for_one_teacher_is_decoded() -> None:
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
-        ({"messages": [{"role": "tool", "tool_call_id": "1", "content": "3 kg"}]}, "messages"),
+        ({"messages": [{"role": "function", "name": "weigh", "content": "3 kg"}]}, "messages"),
     ],
 )
 async def test_what_cannot_be_decoded_together_goes_to_one_and_says_so(fields: dict[str, Any], why: str) -> None:

@@ -23,6 +23,7 @@ class ScriptedTeacher:
     script: Script
     history: list[Ask] = field(default_factory=list)
     formats: bool = False
+    calls: bool = False
 
     async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
         self.history.append(ask)

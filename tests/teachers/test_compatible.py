@@ -290,3 +290,18 @@ def test_a_turn_is_written_in_the_models_own_markup(
 
     assert template.turn(ask(None)) == thinking
     assert template.turn(ask("a")) == (answering or thinking + "</think>\n\na")
+
+
+TOOL = {"type": "function", "function": {"name": "weigh", "description": "Weigh it."}}
+
+
+def test_tools_are_told_in_the_templates_own_words_or_in_ours(folder: Path) -> None:
+    plain = ChatTemplate.load(str(folder))
+    own = replace(plain, source="{% if tools %}TOOLS {{ tools | tojson }} <tool_call>{% endif %}" + plain.source)
+    messages = (Message("system", "Be brief."), Message("user", "hi"))
+    assert (plain.calls, own.calls) == (False, True)
+    told = plain.render(messages, [TOOL])
+    assert told.index("Be brief.") < told.index('{"name": "weigh", "description": "Weigh it."}') < told.index("hi")
+    assert own.render(messages, [TOOL]).startswith("TOOLS [{") and "can be called" not in own.render(messages, [TOOL])
+    assert own.render(messages) == plain.render(messages)
+    assert "can be called" in plain.render(messages[1:], [TOOL])
