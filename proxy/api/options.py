@@ -63,7 +63,7 @@ class SearchOptions(BaseModel):
     step_tokens: Tokens | None = None
     reasoning_tokens: Tokens | None = None
     answer_tokens: Tokens | None = None
-    deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    deadline_s: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
 
     @field_validator("strategy")
     @classmethod

@@ -99,7 +99,7 @@ def test_null_is_a_value_of_its_own_for_the_lag_and_the_answerer() -> None:
         ("beam_width", 2.5), ("samples", 0), ("diversity", -0.1), ("diversity", math.nan), ("diversity", math.inf),
         ("quorum", 1.1), ("length_penalty", 5), ("commit_lag", -1), ("patience_s", -1), ("max_steps", 0),
         ("step_tokens", "12"),
-        ("answer_tokens", 0), ("reasoning_tokens", 2**64), ("deadline_s", 0), ("beam", 4),
+        ("answer_tokens", 0), ("reasoning_tokens", 2**64), ("deadline_s", 0.05), ("beam", 4),
     ],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_by_its_key(key: str, value: object) -> None:

@@ -279,7 +279,7 @@ OPTIONS_PLAUSIBLE = {
     "step_tokens": st.integers(1, 9),
     "reasoning_tokens": st.integers(1, 9),
     "answer_tokens": st.integers(1, 9),
-    "deadline_s": st.floats(0, 60, exclude_min=True),
+    "deadline_s": st.floats(0.1, 60),
     "inline_reasoning": st.booleans(),
 }
 
