@@ -17,7 +17,7 @@ import queue
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from bench import report
 from bench.grid import GRID, Method, Table
 from bench.mcts import Tree
 from bench.panel import META, SEGMENTATION, Panel, running
+from bench.report import Run
 from miniature import task
 from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.journal import Journal
@@ -42,27 +43,6 @@ BASE = Settings(score="predictive", budget=Budget(steps=16, step_tokens=96, answ
 VOTES = 2
 MCTS_ROLLOUTS = 14
 """As many as cost the tokens of a beam of four."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One problem under one method.
-
-    right: in [0, 1]. log_s: mean log-probability of the reference after the winner, under the meta-prover. seconds:
-    of wall time that it took, at the throughput of its batch. winners: who wrote which step. marks: how the score
-    ordered steps, see `bench.report.mark`.
-    """
-
-    table: str
-    method: str
-    problem: int
-    right: float
-    log_s: float | None
-    written: int
-    scored: int
-    seconds: float
-    winners: tuple[str, ...] = ()
-    marks: dict[str, float] = field(default_factory=dict)
 
 
 def settings(method: Method, number: int) -> Settings:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table as RichTable
 
@@ -16,10 +16,28 @@ from miniature.task import Label, Problem
 from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.types import Candidate, Score
 
-if TYPE_CHECKING:
-    from bench.quality import Run
-
 Z95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One problem under one method.
+
+    right: in [0, 1]. log_s: mean log-probability of the reference after the winner, under the meta-prover. seconds:
+    of wall time that it took, at the throughput of its batch. winners: who wrote which step. marks: how the score
+    ordered steps, see `mark`.
+    """
+
+    table: str
+    method: str
+    problem: int
+    right: float
+    log_s: float | None
+    written: int
+    scored: int
+    seconds: float
+    winners: tuple[str, ...] = ()
+    marks: dict[str, float] = field(default_factory=dict)
 
 
 def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[str, float]:

@@ -161,9 +161,9 @@ def peak(bench: Bench) -> Iterator[list[float]]:
     found = [0.0]
     if bench.cuda:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        held = torch.cuda.memory_allocated()
         yield found
-        found[0] = (torch.cuda.max_memory_allocated() - before) / 1e6
+        found[0] = (torch.cuda.max_memory_allocated() - held) / 1e6
         return
     stop = threading.Event()
     resident = Path("/proc/self/statm")
@@ -230,7 +230,7 @@ def flops(bench: Bench, length: int) -> float:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     seen = BEAMS * CANDIDATES * (STEP * (length + STEP / 2) + tail * (length + STEP + tail / 2))
     attention = 4 * seen * config.num_attention_heads * width * config.num_hidden_layers
-    return 2 * new * matrices + attention + 2 * BEAMS * CANDIDATES * ANSWER * head
+    return float(2 * new * matrices + attention + 2 * BEAMS * CANDIDATES * ANSWER * head)
 
 
 def rate(bench: Bench) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from bench import report
 from bench.grid import GRID
-from bench.quality import Run
+from bench.report import Run
 from miniature.task import Problem
 from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.types import Candidate, Score, ScorePart, Source

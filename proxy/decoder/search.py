@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import anyio
 
 from proxy.decoder import selection
 from proxy.decoder.bandit import Bandit
+from proxy.decoder.barrier import Barrier, Draft, Landing
 from proxy.decoder.events import (
     AnswerAsked,
     AnswerDelta,
@@ -43,7 +44,6 @@ from proxy.decoder.types import (
     FinishReason,
     Problem,
     Result,
-    Score,
     Settings,
     Source,
     StopCause,
@@ -121,64 +121,6 @@ async def search(
         raise
     emit(Finished(result))
     return result
-
-
-@dataclass(slots=True)
-class _Landing:
-    """A proposal that has come in: its scores in the order of the blend, and the answers drafted after it."""
-
-    prefix: Trajectory
-    candidate: Candidate
-    scores: list[Score] = field(default_factory=list)
-    drafts: tuple[str, ...] = ()
-
-    @property
-    def score(self) -> Score | None:
-        """All scores as one."""
-        return replace(self.scores[0], beside=tuple(self.scores[1:])) if self.scores else None
-
-    @property
-    def trajectory(self) -> Trajectory:
-        return self.prefix.extend(self.candidate, self.score)
-
-
-@dataclass(slots=True)
-class _Barrier:
-    """One step's proposals on their way: who is still out, what has landed, and when the rest may be left behind.
-
-    `spare` is how many may be missing when the patience with stragglers begins to run.
-    """
-
-    out: dict[int, Teacher]
-    spare: int
-    reached: anyio.Event = field(default_factory=anyio.Event)
-    landed: list[_Landing] = field(default_factory=list)
-    said: set[tuple[int | None, str]] = field(default_factory=set)
-    failures: list[TeacherError] = field(default_factory=list)
-    broken: ScorerError | None = None
-
-    def settle(self, id: int) -> None:
-        """Note that a proposal has come to its end, good or bad; wake the barrier when it may fall."""
-        del self.out[id]
-        if not self.out or (self.landed and len(self.out) <= self.spare):
-            self.reached.set()
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A step while it is being written. `news` is set when there is more of it, or it has `ended`."""
-
-    text: str = ""
-    ended: bool = False
-    news: anyio.Event = field(default_factory=anyio.Event)
-
-    def hear(self, delta: str) -> None:
-        self.text += delta
-        self.news.set()
-
-    def end(self) -> None:
-        self.ended = True
-        self.news.set()
 
 
 @dataclass(slots=True)
@@ -330,10 +272,10 @@ class _Decoding:
         first = self.asked
         self.asked += len(asks)
         spare = math.floor((1 - self.settings.quorum) * len(asks))
-        barrier = _Barrier({first + i: teacher for i, (_, teacher) in enumerate(asks)}, spare)
+        barrier = Barrier({first + i: teacher for i, (_, teacher) in enumerate(asks)}, spare)
         async with anyio.create_task_group() as group:
             for i, (trajectory, teacher) in enumerate(asks):
-                draft = _Draft()
+                draft = Draft()
                 group.start_soon(self._propose, barrier, first + i, trajectory, teacher, draft)
                 if self._reads_ahead:
                     group.start_soon(self._read_ahead, trajectory, draft)
@@ -354,7 +296,7 @@ class _Decoding:
             raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
         return [landing.trajectory for landing in barrier.landed]
 
-    async def _propose(self, barrier: _Barrier, id: int, prefix: Trajectory, teacher: Teacher, draft: _Draft) -> None:
+    async def _propose(self, barrier: Barrier, id: int, prefix: Trajectory, teacher: Teacher, draft: Draft) -> None:
         """One proposal from the call to its score. A failing teacher is an event; a failing scorer ends the step."""
         depth = len(prefix.candidates) + 1
         self.emit(Asked(id, prefix.tip, depth, teacher.name))
@@ -372,7 +314,7 @@ class _Decoding:
                 self.emit(Pruned(id, "duplicate"))
             else:
                 barrier.said.add((prefix.tip, text))
-                landing = _Landing(prefix, candidate)
+                landing = Landing(prefix, candidate)
                 await self._score(landing)
                 barrier.landed.append(landing)
         except TeacherError as exc:
@@ -388,7 +330,7 @@ class _Decoding:
     def _reads_ahead(self) -> bool:
         return self.settings.read_ahead and self.strategy.rank == "score"
 
-    async def _read_ahead(self, prefix: Trajectory, draft: _Draft) -> None:
+    async def _read_ahead(self, prefix: Trajectory, draft: Draft) -> None:
         """Let the scorer read a step while it is written, so that only its end is left to read when it is done."""
         depth, known = len(prefix.candidates) + 1, 0
         while not draft.ended:
@@ -413,7 +355,7 @@ class _Decoding:
             tools=self.problem.tools,
         )
 
-    async def _score(self, landing: _Landing) -> None:
+    async def _score(self, landing: Landing) -> None:
         """Score a proposal by all that can be told of it alone; for a consensus, have answers drafted."""
         candidate, blend = landing.candidate, self.blend
         if not blend:
@@ -428,7 +370,7 @@ class _Decoding:
         if _CONSENSUS not in blend and landing.score is not None:
             self.emit(Scored(candidate.id, landing.score))
 
-    async def _weigh(self, barrier: _Barrier) -> None:
+    async def _weigh(self, barrier: Barrier) -> None:
         """Score what has landed by what the others would answer, now that it is known."""
         drafts = {landing.candidate.id: landing.drafts for landing in barrier.landed}
         said = [answer for answers in drafts.values() for answer in answers]
@@ -436,7 +378,7 @@ class _Decoding:
             self.agreed = max(map(said.count, said)) >= self.settings.agreement * len(said)
         place = list(self.blend).index(_CONSENSUS)
 
-        async def weigh(landing: _Landing) -> None:
+        async def weigh(landing: Landing) -> None:
             candidate = landing.candidate
             on_top_of = (self.problem, landing.prefix.text, candidate.text)
             try:
