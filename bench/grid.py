@@ -102,6 +102,8 @@ _MAIN = (
     *_searches("predictive", "reference, alder", **_ALDER),
     _curation(3, "cross", "cross"),
     *_searches("cross"),
+    *_searches("cross", "cross, adaptive", (1,), more={"adaptive": True}),
+    *_searches("cross", "cross, two children a parent", (4,), more={"siblings": 2}),
     *_searches("cross-others", widths=(1,)),
     *_searches("cross", "cross with meta", (1,), judges=(META, *TEACHERS)),
     *_searches("consensus", widths=(1,)),

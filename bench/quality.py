@@ -32,6 +32,7 @@ from bench.mcts import Tree
 from bench.panel import META, SEGMENTATION, Panel, running
 from bench.report import Run
 from miniature import task
+from proxy.decoder.bandit import Bandit
 from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.journal import Journal
 from proxy.decoder.search import search
@@ -57,7 +58,9 @@ def settings(method: Method, number: int) -> Settings:
     )
 
 
-async def decode(panel: Panel, table: Table, method: Method, number: int, drawn: task.Problem) -> list[Run]:
+async def decode(
+    panel: Panel, table: Table, method: Method, number: int, drawn: task.Problem, bandit: Bandit
+) -> list[Run]:
     """One problem; a run for each of the method's rows."""
     scorer = replace(panel.scorer, meta_prover=method.meta_prover, judges=method.judges)
     chosen = [teacher for teacher in panel.teachers if teacher.name in method.teachers]
@@ -69,7 +72,7 @@ async def decode(panel: Panel, table: Table, method: Method, number: int, drawn:
         right = float(task.is_correct(drawn, found.answer))
         return [Run(table.name, method.name, number, right, None, found.written, 0, 0.0)]
     journal = Journal(time.monotonic)
-    result = await search(problem, chosen, scorer, settings(method, number), SEGMENTATION, journal.emit)
+    result = await search(problem, chosen, scorer, settings(method, number), SEGMENTATION, journal.emit, bandit)
     events = [stamped.event for stamped in journal.events]
     if method.strategy == "curation":
         return curated(table, method, number, drawn, events)
@@ -162,19 +165,26 @@ async def _work(share: Share, out: Any) -> None:
         async with running(share.checkpoints, table.panel, share.dtype) as panel:
             for method, numbers in methods:
                 panel.forget()
+                bandit = Bandit()
                 for first in range(0, len(numbers), share.at_once):
                     batch = numbers[first : first + share.at_once]
-                    out.put(await _batch(share, panel, table, method, batch, drawn))
+                    out.put(await _batch(share, panel, table, method, batch, drawn, bandit))
 
 
 async def _batch(
-    share: Share, panel: Panel, table: Table, method: Method, numbers: Sequence[int], drawn: Sequence[task.Problem]
+    share: Share,
+    panel: Panel,
+    table: Table,
+    method: Method,
+    numbers: Sequence[int],
+    drawn: Sequence[task.Problem],
+    bandit: Bandit,
 ) -> list[Run]:
     runs: list[Run] = []
     began = time.monotonic()
 
     async def one(number: int) -> None:
-        runs.extend(await decode(panel, table, method, number, drawn[number]))
+        runs.extend(await decode(panel, table, method, number, drawn[number], bandit))
 
     async with anyio.create_task_group() as group:
         for number in numbers:

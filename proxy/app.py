@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from proxy.api.job import ApiOptions
-from proxy.api.options import check_score, needs_reference
+from proxy.api.options import FITTED, check_score, needs_reference
 from proxy.api.relay import RELAYED, Upstream
 from proxy.api.routes import on_error, routes
 from proxy.config import Config, EnsembleConfig, TeacherConfig
@@ -233,4 +233,6 @@ def _check_scores(config: Config, known: frozenset[str]) -> None:
 
 def _ensemble(name: str, entry: EnsembleConfig, teachers: dict[str, Teacher]) -> Ensemble:
     settings = entry.apply(Settings(sampling=Sampling(entry.temperature, entry.top_p)))
-    return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), settings)
+    fitted = {setting for settings in FITTED.values() for setting in settings}
+    unset = frozenset(fitted - entry.model_fields_set)
+    return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), settings, unset)

@@ -23,12 +23,14 @@ from proxy.decoder.types import Problem, Result, Settings
 class Ensemble:
     """A virtual model: the teachers it asks and how it searches. A single teacher is one of these too.
 
-    The bandit remembers from request to request which of them win.
+    `unset` names the settings that its configuration leaves to what fits the score. The bandit remembers from request
+    to request which of them win.
     """
 
     name: str
     panel: tuple[Teacher, ...]
     settings: Settings
+    unset: frozenset[str] = frozenset()
     bandit: Bandit = field(default_factory=Bandit)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from proxy.api.options import resolve_score
+from proxy.api.options import FITTED, resolve_score, source_of
 from proxy.api.schema import RECORDED, ChatRequest, CordOptions
 from proxy.decoder.search import STRATEGIES
 from proxy.decoder.types import Message, Problem, Sampling, Settings
@@ -123,7 +123,9 @@ def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, optio
             known=options.scores,
             reference_free=options.reference_free,
         )
-        settings = replace(settings, score=score)
+        unset = ensemble.unset - cord.model_fields_set
+        fitting: dict[str, Any] = {name: value for name, value in FITTED[source_of(score)].items() if name in unset}
+        settings = replace(settings, score=score, **fitting)
     total = request.max_completion_tokens or request.max_tokens or settings.budget.total_tokens
     return replace(
         settings,

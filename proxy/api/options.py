@@ -5,6 +5,7 @@ Holds names, bounds and the choice of a score; knows no HTTP and does not search
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from proxy.decoder.search import STRATEGIES
 from proxy.decoder.selection import blend
-from proxy.decoder.types import Settings
+from proxy.decoder.types import Settings, Source
 from proxy.errors import RequestError
 
 _SEARCH_FIELDS = (
@@ -82,6 +83,21 @@ class SearchOptions(BaseModel):
         search = {name: given[name] for name in _SEARCH_FIELDS if name in given}
         budget = {field: given[name] for name, field in _BUDGET_FIELDS.items() if name in given}
         return replace(settings, **search, budget=replace(settings.budget, **budget))
+
+
+FITTED: Mapping[Source, Mapping[str, int]] = {
+    Source.REFERENCE: {"beam_width": 4, "siblings": 2},
+    Source.CONSENSUS: {"beam_width": 4},
+    Source.NONE: {"beam_width": 1},
+}
+"""The settings that fit a score, by what it knows, where nobody has set them; measured in docs/quality.md."""
+
+
+def source_of(score: str) -> Source:
+    """What a score knows; a blend knows what any of its parts does."""
+    if needs_reference(score):
+        return Source.REFERENCE
+    return Source.CONSENSUS if Source.CONSENSUS.value in blend(score) else Source.NONE
 
 
 def needs_reference(score: str) -> bool:

@@ -314,3 +314,23 @@ async def test_no_request_makes_the_server_fail(body: object) -> None:
 
 def test_the_instruction_to_write_steps_is_not_the_apis_to_add() -> None:
     assert Segmentation().instruction not in job_of(ask()).problem.messages[-1].content
+
+
+@pytest.mark.parametrize(
+    ("cord", "unset", "width", "siblings"),
+    [
+        ({"reference": "42"}, {"beam_width", "siblings"}, 4, 2),
+        ({}, {"beam_width", "siblings"}, 1, None),
+        ({"reference": "42", "siblings": None, "beam_width": 3}, {"beam_width", "siblings"}, 3, None),
+        ({"reference": "42"}, set(), 2, None),
+    ],
+    ids=["a reference", "none", "as the request says", "as the ensemble is configured"],
+)
+def test_what_nobody_sets_is_what_fits_the_score(
+    cord: dict[str, Any], unset: set[str], width: int, siblings: int | None
+) -> None:
+    settings = Settings(score="auto", beam_width=2)
+    ensemble = Ensemble("cord", (Teacher("anna"),), settings, frozenset(unset))
+    body = json.dumps(ask(cord=cord)).encode()
+    job = make_job(parse(body, ChatRequest, fields.CHAT), {"cord": ensemble}, OPTIONS, "req-1", 12.5)
+    assert (job.settings.beam_width, job.settings.siblings) == (width, siblings)
