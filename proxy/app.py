@@ -196,7 +196,11 @@ def build_parts(config: Config, sockets: Path) -> Parts:
 def build_app(config: Config) -> Starlette:
     """The ASGI application of a configuration; its lifespan starts and ends the children."""
     sockets = tempfile.TemporaryDirectory(prefix="cord-")
-    parts = build_parts(config, Path(sockets.name))
+    try:
+        parts = build_parts(config, Path(sockets.name))
+    except ConfigError:
+        sockets.cleanup()
+        raise
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

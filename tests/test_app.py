@@ -19,6 +19,7 @@ import uvicorn
 
 from proxy import config as configuration
 from proxy.app import build_app
+from proxy.errors import ConfigError
 from proxy.processes import Child
 from proxy.trace.log import Reader
 from tests import tiny
@@ -183,3 +184,50 @@ def test_traces_are_plain_json_lines(running: Running) -> None:
     ask(running, seed=1)
     for file in running.traces.iterdir():
         assert all(json.loads(line)["schema"] == "cord.trace/1" for line in file.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("score", "source"),
+    [
+        ("cross-others", "none"), ("contrastive", "none"), ("verdict", "none"), ("consensus", "consensus"),
+        ("cross + 0.5*consensus", "consensus"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_score_ranks_real_steps(running: Running, score: str, source: str) -> None:
+    reply = ask(running, extra_body={"cord": {"score": score, "max_steps": 2}})
+    cord = reply.model_extra["cord"]  # type: ignore[index]
+    assert (cord["score"], cord["source"]) == (score, source)
+    assert all(step["value"] is not None for step in cord["steps"])
+
+
+def test_an_adaptive_search_and_a_response_leave_their_traces(running: Running) -> None:
+    response = running.client.responses.create(
+        model="cord", input="What is the label?", extra_body={"cord": {"adaptive": True, "max_steps": 2}, "seed": 3}
+    )
+    assert response.status in ("completed", "incomplete") and response.output_text is not None
+    kept = [record for record in Reader(running.traces) if response.id.removeprefix("resp_") in record.id]
+    assert kept[0].settings.adaptive
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "path"),
+    [
+        ("scorer", {"reference_free": "astrology"}, "scorer.reference_free"),
+        ("scorer", {"reference_free": "predictive"}, "scorer.reference_free"),
+        ("scorer", {"reference_free": "reward"}, "scorer.reference_free"),
+        ("ensembles", {"cord": {"teachers": ["ada"], "score": "cross + astrology"}}, "ensembles.cord.score"),
+    ],
+)
+def test_a_score_that_cannot_be_had_stops_the_start(
+    section: str, changes: dict[str, object], path: str, tmp_path: Path
+) -> None:
+    tiny.checkpoint(tmp_path / "ada")
+    raw = {
+        "model_list": [{"model_name": "ada", "litellm_params": {"model": "local/ada"}}],
+        "scorer": {"models": {"meta": "ada"}, "meta_prover": "meta"},
+        "ensembles": {"cord": {"teachers": ["ada"]}},
+    }
+    raw[section] |= changes  # type: ignore[operator]
+    with pytest.raises(ConfigError) as caught:
+        build_app(configuration.parse(raw, tmp_path))
+    assert path in str(caught.value)
