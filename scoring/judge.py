@@ -26,6 +26,9 @@ _LOGIT_BYTES = 1 << 26
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 """How far, in nats a token, a model may be from its plain forward before it is refused."""
 
+_ROUNDED = 4.0
+"""From so many nats on, rounding errors grow with the number: they may be larger by as much."""
+
 
 @dataclass(eq=False, slots=True)
 class Reading:
@@ -260,7 +263,7 @@ class Judge:
                 raise
             raise UnsupportedModel(f"{self.name}: this model cannot be read as a tree: {exc}") from exc
         off = max(
-            abs(got - want)
+            abs(got - want) / max(1.0, abs(want) / _ROUNDED)
             for reading, logs in zip(readings, wanted, strict=True)
             for got, want in zip(reading.logs or (float("inf"),) * len(logs), logs, strict=True)
         )
