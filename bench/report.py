@@ -45,8 +45,8 @@ def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[s
 
     right_pairs: one right step and one wrong (from the label so far); right_first: those in which the right one scored
     higher (half for a tie). long_pairs, long_first: both right, one longer in characters. own_pairs, own_first: both
-    right, one by the judge. votes: families of which all judges told their favourite; agreed: all had the same;
-    agreed_right: and it was right.
+    right, one by the judge. votes: families that several judges scored; agreed: those in which all judges but its
+    author liked the same step best; agreed_right: and it was right.
     """
     proposed = {event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)}
     scores = {event.id: event.score for event in events if isinstance(event, Scored)}
@@ -72,11 +72,11 @@ def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[s
                 if judge is not None and (left.teacher == judge) != (right.teacher == judge):
                     marks["own_pairs"] += 1
                     marks["own_first"] += first if left.teacher == judge else 1 - first
-        favourites = _favourites(siblings, scores)
-        if len(siblings) > 1 and favourites:
+        if len({one.teacher for one in siblings}) > 2 and len(scores[siblings[0].id].parts) > 1:
+            elected = _elected(siblings, scores)
             marks["votes"] += 1
-            marks["agreed"] += len(set(favourites)) == 1
-            marks["agreed_right"] += len(set(favourites)) == 1 and rights[favourites[0]]
+            marks["agreed"] += elected is not None
+            marks["agreed_right"] += elected is not None and rights[elected]
     return dict(marks)
 
 
@@ -86,14 +86,19 @@ def _first(left: Score, right: Score) -> float:
     return 0.5 if ours == theirs else float(ours > theirs)
 
 
-def _favourites(siblings: Sequence[Candidate], scores: dict[int, Score]) -> list[int]:
-    """Each judge's best of these siblings, where several judged."""
-    judges = len(scores[siblings[0].id].parts)
-    if judges < 2 or any(len(scores[one.id].parts) != judges for one in siblings):
-        return []  # some judges leave their own steps out
-    return [
-        max(siblings, key=lambda one: scores[one.id].parts[j].nats / scores[one.id].length).id for j in range(judges)
-    ]
+def _elected(siblings: Sequence[Candidate], scores: dict[int, Score]) -> int | None:
+    """The sibling that every judge but its author likes best, each judge's own steps aside; None if there is none."""
+    by_judge: dict[str, dict[int, float]] = defaultdict(dict)
+    for one in siblings:
+        for part in scores[one.id].parts:
+            if part.model != one.teacher:
+                by_judge[part.model][one.id] = part.nats / scores[one.id].length
+    favourites = {judge: max(liked, key=lambda id: liked[id]) for judge, liked in by_judge.items()}
+    for one in siblings:
+        votes = [favourite == one.id for judge, favourite in favourites.items() if judge != one.teacher]
+        if votes and all(votes):
+            return one.id
+    return None
 
 
 def wilson(share: float, total: int) -> tuple[float, float]:

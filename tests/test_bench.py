@@ -49,13 +49,23 @@ def steps(*told: tuple[str, str, float, float]) -> tuple[Problem, list[Event]]:
 
 def test_marks_count_what_a_score_prefers() -> None:
     problem, _ = steps()
-    good = str(problem.advance(problem.start, 0))
-    bad = str(problem.start)
+    good, bad = str(problem.advance(problem.start, 0)), str(problem.start)
     problem, events = steps(("j", good, -1, -1), ("longer", good, -2, -2), ("k", bad, -3, -0.5))
+    # By their means -1, -2 and -1.75: the right ones win one pair of two, and j's own, shorter one the other. Of the
+    # judges j and k, only k judges j's, and likes it best.
     assert report.mark(problem, events, "j") == {
-        "right_pairs": 2, "right_first": 1.5 - 0.5 + 0.0 + 0.0, "long_pairs": 1, "long_first": 0, "own_pairs": 1,
-        "own_first": 1, "votes": 1, "agreed": 0, "agreed_right": 0,
-    } | {"right_first": 1.0}  # fmt: skip
+        "right_pairs": 2, "right_first": 1, "long_pairs": 1, "long_first": 0, "own_pairs": 1, "own_first": 1,
+        "votes": 1, "agreed": 1, "agreed_right": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(True, 0), (False, 1)])
+def test_judges_agree_when_all_but_the_author_like_a_step_best(wrong: bool, right: int) -> None:
+    problem, _ = steps()
+    label = str(problem.start if wrong else problem.advance(problem.start, 0))
+    problem, events = steps(("x", label, -1, -1), ("j", label, -0.5, -3), ("k", label, -3, -0.5))
+    found = report.mark(problem, events, None)
+    assert (found["votes"], found["agreed"], found["agreed_right"]) == (1, 1, right)
 
 
 def test_a_search_is_held_against_the_curation_that_wrote_no_less() -> None:

@@ -87,7 +87,7 @@ class SearchOptions(BaseModel):
 
 FITTED: Mapping[Source, Mapping[str, int]] = {
     Source.REFERENCE: {"beam_width": 4, "siblings": 2},
-    Source.CONSENSUS: {"beam_width": 4},
+    Source.CONSENSUS: {"beam_width": 1},
     Source.NONE: {"beam_width": 1},
 }
 """The settings that fit a score, by what it knows, where nobody has set them; measured in docs/quality.md."""
