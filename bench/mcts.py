@@ -42,6 +42,7 @@ class Found:
     reasoning: str
     answer: str
     written: int
+    scored: int
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Tree:
     root: Node = field(default_factory=Node)
     asked: int = 0
     written: int = 0
+    scored: int = 0
 
     async def search(self, rollouts: int) -> Found:
         """Grow the tree by so many rollouts and answer the best of their traces."""
@@ -73,7 +75,7 @@ class Tree:
             if reward > best:
                 best, trace, by = reward, reasoning, teacher
         ended = await self._write(by, trace, "", self.settings.budget.answer_tokens, ())
-        return Found(trace, ended.text, self.written)
+        return Found(trace, ended.text, self.written, self.scored)
 
     async def _expand(self, path: list[Node]) -> tuple[Teacher, str]:
         """Add a child to the last node of the path, and to the path; who wrote it, and its whole trace."""
@@ -96,6 +98,7 @@ class Tree:
     async def _reward(self, reasoning: str) -> float:
         *before, last = self.segmentation.split(reasoning) or ("",)
         score = await self.scorer.score(self.problem, "".join(before), last, "predictive")
+        self.scored += score.tokens_forwarded
         return math.exp(score.nats)
 
     async def _write(

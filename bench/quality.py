@@ -70,7 +70,7 @@ async def decode(
         tree = Tree(problem, chosen, scorer, replace(settings(method, number), strategy="beam"), SEGMENTATION)
         found = await tree.search(MCTS_ROLLOUTS)
         right = float(task.is_correct(drawn, found.answer))
-        return [Run(table.name, method.name, number, right, None, found.written, 0, 0.0)]
+        return [Run(table.name, method.name, number, right, None, found.written, found.scored, 0.0)]
     journal = Journal(time.monotonic)
     result = await search(problem, chosen, scorer, settings(method, number), SEGMENTATION, journal.emit, bandit)
     events = [stamped.event for stamped in journal.events]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -72,7 +73,7 @@ def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[s
                 if judge is not None and (left.teacher == judge) != (right.teacher == judge):
                     marks["own_pairs"] += 1
                     marks["own_first"] += first if left.teacher == judge else 1 - first
-        if len({one.teacher for one in siblings}) > 2 and len(scores[siblings[0].id].parts) > 1:
+        if len({one.teacher for one in siblings}) > 2 and scores[siblings[0].id].objective.startswith("cross"):
             elected = _elected(siblings, scores)
             marks["votes"] += 1
             marks["agreed"] += elected is not None
@@ -224,7 +225,7 @@ def _wins(runs: Sequence[Run]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for teacher in sorted({name for run in runs for name in run.winners}):
         found[teacher] = [
-            round(100 * sum(run.winners[step : step + 1] == (teacher,) for run in runs) / len(runs), 1)
+            round(100 * sum(teacher in run.winners[step : step + 1] for run in runs) / len(runs), 1)
             for step in range(6)
         ]
     return found
@@ -299,38 +300,36 @@ class Report:
         matplotlib.use("svg")
         from matplotlib import pyplot
 
-        figure, axes = pyplot.subplots(1, len(self.found), figsize=(5.5 * len(self.found), 4.5), squeeze=False)
-        for axis, found in zip(axes[0], self.found, strict=True):
-            for label, (marker, rows) in _groups(found.rows).items():
-                if not rows:
-                    continue
-                x = [row.written for row in rows]
-                y = [row.accuracy for row in rows]
+        figure, axes = pyplot.subplots(2, 2, figsize=(10, 7.5))
+        for axis in axes.flat[len(self.found) :]:
+            axis.remove()
+        for axis, found in zip(axes.flat, self.found, strict=False):
+            for number, (label, (marker, rows)) in enumerate(_groups(found.rows).items()):
+                x, y = [row.written for row in rows], [row.accuracy for row in rows]
                 spread = [[row.accuracy - row.low for row in rows], [row.high - row.accuracy for row in rows]]
-                joined = "-" if marker in "os^" else ""
-                axis.errorbar(x, y, yerr=spread, label=label, marker=marker, linestyle=joined, capsize=2)
-            axis.set(
-                title=found.name, xlabel="tokens written a problem", ylabel="right, %", xscale="log", ylim=(0, 101)
-            )
+                line = "-" if number > 1 else ""
+                axis.errorbar(x, y, spread, label=label, marker=marker, ls=line, capsize=2, color=f"C{number}")
+            axis.set(title=found.name, ylim=(0, 102), xlim=(0, None))
             axis.grid(alpha=0.3)
-        axes[0][0].legend(fontsize=8)
+        figure.supxlabel("tokens written a problem")
+        figure.supylabel("right, %")
+        axes.flat[0].legend(fontsize=8, loc="lower right")
         figure.tight_layout()
         figure.savefig(file)
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
-    """The rows that a picture shows, by what joins them."""
+    """The rows that a picture shows, by what joins them, with the marker of each."""
 
-    def starting(*names: str, ending: str = "") -> list[Row]:
-        found = [row for row in rows if row.method.startswith(names) and row.method.endswith(ending)]
-        return sorted(found, key=lambda row: row.written)
+    def named(pattern: str) -> list[Row]:
+        return sorted((row for row in rows if re.fullmatch(pattern, row.method)), key=lambda row: row.written)
 
     return {
-        "one teacher alone": ("x", [row for row in rows if row.method.endswith(" alone")]),
-        "majority vote": ("*", starting("majority")),
-        "curation, reference": ("s", starting("curation", ending=", reference")),
-        "greedy, beam: reference": ("o", starting("greedy", "beam", ending="=4, reference") or []),
-        "greedy, beam: cross": ("^", starting("greedy, cross", "beam", ending=", cross")),
+        "one teacher alone": ("x", named(r"\w+ alone")),
+        "majority vote": ("*", named(r"majority vote of \d+")),
+        "curation, reference": ("s", named(r"curation×\d+, reference")),
+        "greedy and beams, reference": ("o", named(r"(greedy|beam B=\d+), reference")),
+        "greedy and beams, cross": ("^", named(r"(greedy|beam B=\d+), cross")),
     }
 
 
