@@ -94,7 +94,8 @@ class Spread:
     """How the beam is kept from filling up with one parent's children, or with one step in several wordings.
 
     With `diversity` γ > 0 the k-th best child of a parent (k from 0) is ranked γ·k nats lower (Li, Monroe & Jurafsky,
-    arXiv 1611.08562). At most `siblings` of them survive. One whose words are `alike` a better sibling's is dropped.
+    arXiv 1611.08562). Those beyond `siblings` get a place only if it would stay empty. One whose words are `alike` a
+    better sibling's is dropped.
     """
 
     diversity: float = 0.0
@@ -122,7 +123,7 @@ def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -
 
     families: dict[tuple[int, ...], list[Trajectory]] = {}
     penalised: list[tuple[float, tuple[int, ...], Trajectory]] = []
-    dropped: list[Trajectory] = []
+    surplus: list[Trajectory] = []
     repeated: list[Trajectory] = []
     for trajectory in sorted(pool, key=order):
         better = families.setdefault(trajectory.path[:-1], [])
@@ -130,12 +131,12 @@ def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -
             repeated.append(trajectory)
             continue
         if spread.siblings is not None and len(better) >= spread.siblings:
-            dropped.append(trajectory)
+            surplus.append(trajectory)
             continue
         penalised.append((-worth[trajectory.path] + spread.diversity * len(better), trajectory.path, trajectory))
         better.append(trajectory)
-    kept = [trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])]
-    return Choice(tuple(sorted(kept[:width], key=order)), (*kept[width:], *dropped), tuple(repeated))
+    ranked = [trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])] + surplus
+    return Choice(tuple(sorted(ranked[:width], key=order)), tuple(ranked[width:]), tuple(repeated))
 
 
 def shared(beam: Sequence[Trajectory]) -> tuple[Candidate, ...]:

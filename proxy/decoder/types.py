@@ -72,7 +72,7 @@ class Settings:
         beam_width: B, how many trajectories survive a step.
         samples: proposals per teacher and prefix.
         diversity: nats taken off a candidate for each better sibling under its parent (arXiv 1611.08562).
-        siblings: how many children of one parent survive at most; None is as many as there are.
+        siblings: how many children of one parent survive while there are others; None is as many as there are.
         alike: share of words two siblings must have in common for the worse to be dropped; None keeps all that differ.
         length_penalty: α of Σ log p / length^α for scores that add up over steps (arXiv 1609.08144).
         commit_lag: a step is sent at the latest when it lies this many steps back; None waits for convergence.

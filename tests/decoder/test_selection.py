@@ -144,10 +144,17 @@ def test_the_beam_is_kept_from_filling_up_with_the_same(
     pool = [
         replace(one, candidates=(one.candidates[0], replace(one.candidates[1], text=said[one.path[1]]))) for one in pool
     ]
-    choice = selection.choose(pool, RANK, 3, spread)
+    choice = selection.choose(pool, RANK, len(beam), spread)
     assert paths(choice.beam) == beam
     assert paths(choice.repeated) == repeated
     assert {*paths(choice.beam), *paths(choice.dropped), *paths(choice.repeated)} == set(paths(tuple(pool)))
+
+
+def test_no_place_stays_empty_for_want_of_parents() -> None:
+    """At the first step all have the same one."""
+    pool = [grow(id, nats=-float(id)) for id in (1, 2, 3)]
+    choice = selection.choose(pool, RANK, 2, Spread(siblings=1))
+    assert (paths(choice.beam), paths(choice.dropped)) == ([(1,), (2,)], [(3,)])
 
 
 def test_a_blend_ranks_by_the_sum_of_z_values() -> None:
