@@ -167,6 +167,8 @@ async def _work(share: Share, out: Any) -> None:
                 panel.forget()
                 bandit = Bandit()
                 for first in range(0, len(numbers), share.at_once):
+                    if (parent := multiprocessing.parent_process()) is not None and not parent.is_alive():
+                        return
                     batch = numbers[first : first + share.at_once]
                     out.put(await _batch(share, panel, table, method, batch, drawn, bandit))
 
