@@ -10,6 +10,9 @@ from bench.panel import META, TEACHERS
 from miniature.task import Variety
 from miniature.voices import Panel
 
+VOTES = 2
+"""Traces of each teacher that a vote counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -38,7 +41,7 @@ class Method:
             return (self.name,)
         label = self.name.partition(", ")[2]
         curations = tuple(f"curation×{samples}, {label}" for samples in range(1, self.samples + 1))
-        alone = (*(f"{name} alone" for name in self.teachers), f"majority vote of {2 * len(self.teachers)}")
+        alone = (*(f"{name} alone" for name in self.teachers), f"majority vote of {VOTES * len(self.teachers)}")
         return (*curations, *(alone if self.alone else ()))
 
     @property

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import report
-from bench.grid import GRID, Method, Table
+from bench.grid import GRID, VOTES, Method, Table
 from bench.mcts import Tree
 from bench.panel import META, SEGMENTATION, Panel, running
 from bench.report import Run
@@ -41,7 +41,6 @@ from proxy.decoder.types import Budget, Message, Problem, Sampling, Settings
 
 ROOT = Path(__file__).parent.parent
 BASE = Settings(score="predictive", budget=Budget(steps=16, step_tokens=96, answer_tokens=64))
-VOTES = 2
 MCTS_ROLLOUTS = 14
 """As many as cost the tokens of a beam of four."""
 
@@ -67,7 +66,7 @@ async def decode(
     references = (str(drawn.answer),) if method.needs_reference else ()
     problem = Problem(f"{method.name}-{number}", (Message("user", drawn.text),), references)
     if method.strategy == "mcts":
-        tree = Tree(problem, chosen, scorer, replace(settings(method, number), strategy="beam"), SEGMENTATION)
+        tree = Tree(problem, chosen, scorer, settings(method, number), SEGMENTATION)
         found = await tree.search(MCTS_ROLLOUTS)
         right = float(task.is_correct(drawn, found.answer))
         return [Run(table.name, method.name, number, right, None, found.written, found.scored, 0.0)]
@@ -77,15 +76,17 @@ async def decode(
     if method.strategy == "curation":
         return curated(table, method, number, drawn, events)
     cost = summarise(events).cost
-    *before, last = (candidate.text for candidate in result.winner.candidates)
-    asked = replace(problem, references=(str(drawn.answer),))
-    score = await panel.scorer.score(asked, "".join(before), last, "predictive")
+    log_s = None
+    if not drawn.open:
+        *before, last = (candidate.text for candidate in result.winner.candidates)
+        asked = replace(problem, references=(str(drawn.answer),))
+        log_s = (await panel.scorer.score(asked, "".join(before), last, "predictive")).nats
     run = Run(
         table=table.name,
         method=method.name,
         problem=number,
         right=task.share_right(drawn, result.winner.text) if drawn.open else task.is_correct(drawn, result.answer),
-        log_s=None if drawn.open else score.nats,
+        log_s=log_s,
         written=cost.generated_tokens,
         scored=cost.scored_tokens,
         seconds=0.0,

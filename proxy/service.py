@@ -33,6 +33,16 @@ class Ensemble:
     unset: frozenset[str] = frozenset()
     bandit: Bandit = field(default_factory=Bandit)
 
+    @property
+    def formats(self) -> bool:
+        """Whether one of them, who then writes the answer, can hold it to a format."""
+        return any(teacher.formats for teacher in self.panel)
+
+    @property
+    def calls(self) -> bool:
+        """Whether one of them, who then writes the answer, knows how to call tools."""
+        return any(teacher.calls for teacher in self.panel)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from scoring.errors import BadScoreRequest
-from scoring.judge import Reading, load_checkpoint
+from scoring.judge import Reading, check_length, load_checkpoint
 from scoring.tokens import Elicitation, Encoder, Row
 
 
@@ -45,10 +44,7 @@ class Grader:
 
     def check(self, rows: Sequence[Row]) -> int:
         """As `Judge.check`; nothing is taken from the memory for keys and values."""
-        longest = max((len(row.ids) for row in rows), default=0)
-        if longest > self._longest:
-            message = f"{longest} tokens are more than {self.name} can read ({self._longest})"
-            raise BadScoreRequest(message, param="tree", code="context_length_exceeded")
+        check_length(self.name, max((len(row.ids) for row in rows), default=0), self._longest)
         return 0
 
     @torch.inference_mode()

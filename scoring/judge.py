@@ -70,6 +70,13 @@ def load_checkpoint(kind: Any, location: str, device: str, dtype: str) -> tuple[
     return model, AutoTokenizer.from_pretrained(location)
 
 
+def check_length(name: str, tokens: int, longest: int) -> None:
+    """Raises BadScoreRequest where a model cannot read so many tokens."""
+    if tokens > longest:
+        message = f"{tokens} tokens are more than {name} can read ({longest})"
+        raise BadScoreRequest(message, param="tree", code="context_length_exceeded")
+
+
 class Judge:
     """One model with its tokenizer, its tree in a pool of memory, and its counters."""
 
@@ -109,9 +116,7 @@ class Judge:
                 than there is.
         """
         for row in rows:
-            if (longest := len(row.ids) + row.write) > self._longest:
-                message = f"{longest} tokens are more than {self.name} can read ({self._longest})"
-                raise BadScoreRequest(message, param="tree", code="context_length_exceeded")
+            check_length(self.name, len(row.ids) + row.write, self._longest)
             if row.end <= row.start and not row.write:
                 raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
         size = _distinct(rows) * self.bytes_per_token

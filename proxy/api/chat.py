@@ -139,12 +139,20 @@ def _answer(job: Job, result: Result) -> tuple[str, list[dict[str, Any]], str]:
     if not job.problem.tools:
         return result.answer, [], result.finish_reason
     content, found = calls.find(result.answer)
-    suffix = job.problem.id.removeprefix("chatcmpl-")
     called = [
-        {"id": f"call_{suffix}_{i}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        {
+            "id": f"call_{suffix(job)}_{i}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
         for i, call in enumerate(found)
     ]
     return content, called, "tool_calls" if called else result.finish_reason
+
+
+def suffix(job: Job) -> str:
+    """The job's id without its kind: every path puts another in front."""
+    return job.problem.id.removeprefix("chatcmpl-")
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -215,11 +223,6 @@ def _head(job: Job, object: str) -> dict[str, Any]:
     return {"id": job.problem.id, "object": object, "created": int(job.received), "model": job.ensemble.name}
 
 
-def can_format(ensemble: Ensemble) -> bool:
-    """Whether one of them, who then writes the answer, can hold it to a format."""
-    return any(teacher.formats for teacher in ensemble.panel)
-
-
 def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
     """The first field that these teachers cannot honour together; None if there is none."""
     try:
@@ -227,11 +230,11 @@ def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
     except RequestError as exc:
         return exc.param
     if asked.get("tools") not in (None, []):
-        if not any(teacher.calls for teacher in ensemble.panel):
+        if not ensemble.calls:
             return "tools"
         if asked.get("tool_choice") not in (None, "auto", "none"):
             return "tool_choice"  # nobody here is held to calling
-    if asked.get("response_format") not in (None, {"type": "text"}) and not can_format(ensemble):
+    if asked.get("response_format") not in (None, {"type": "text"}) and not ensemble.formats:
         return "response_format"
     messages = asked.get("messages")
     for message in messages if isinstance(messages, list) else ():

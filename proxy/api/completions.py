@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy import sse
 from proxy.api.body import to_json
-from proxy.api.chat import THINK, THOUGHT, cord_object, usage_object
+from proxy.api.chat import THINK, THOUGHT, cord_object, suffix, usage_object
 from proxy.api.dialect import Asked, Dialect
 from proxy.api.errors import ErrorReply
 from proxy.api.fields import COMPLETIONS, drop_neutral
@@ -115,8 +115,12 @@ def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:
 
 
 def _head(job: Job) -> dict[str, Any]:
-    id = f"cmpl-{job.problem.id.removeprefix('chatcmpl-')}"
-    return {"id": id, "object": "text_completion", "created": int(job.received), "model": job.ensemble.name}
+    return {
+        "id": f"cmpl-{suffix(job)}",
+        "object": "text_completion",
+        "created": int(job.received),
+        "model": job.ensemble.name,
+    }
 
 
 def _read(body: bytes) -> Asked:

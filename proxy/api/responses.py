@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from proxy import sse
 from proxy.api.body import to_json
-from proxy.api.chat import can_format, cord_object
+from proxy.api.chat import cord_object, suffix
 from proxy.api.dialect import Asked, Dialect
 from proxy.api.errors import ErrorReply
 from proxy.api.fields import RESPONSES, drop_neutral
@@ -176,7 +176,7 @@ class _Reply:
 
     @property
     def suffix(self) -> str:
-        return self.job.problem.id.removeprefix("chatcmpl-")
+        return suffix(self.job)
 
     def response(self, status: str, output: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         asked, sampling = self.asked, self.job.settings.sampling
@@ -344,7 +344,7 @@ def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
         return "input"
     text = asked.get("text")
     wanted = text.get("format") if isinstance(text, dict) else None
-    return "text" if wanted not in (None, {"type": "text"}) and not can_format(ensemble) else None
+    return "text" if wanted not in (None, {"type": "text"}) and not ensemble.formats else None
 
 
 DIALECT = Dialect(

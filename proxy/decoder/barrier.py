@@ -5,7 +5,7 @@ State only, changed by the search as things happen; decides nothing about which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -16,17 +16,13 @@ from proxy.errors import ScorerError, TeacherError
 
 @dataclass(slots=True)
 class Landing:
-    """A proposal that has come in: its scores in the order of the blend, and the answers drafted after it."""
+    """A proposal that has come in: its scores by name, all of them as one `score`, and the answers drafted after it."""
 
     prefix: Trajectory
     candidate: Candidate
-    scores: list[Score] = field(default_factory=list)
+    scores: dict[str, Score] = field(default_factory=dict)
+    score: Score | None = None
     drafts: tuple[str, ...] = ()
-
-    @property
-    def score(self) -> Score | None:
-        """All scores as one."""
-        return replace(self.scores[0], beside=tuple(self.scores[1:])) if self.scores else None
 
     @property
     def trajectory(self) -> Trajectory:

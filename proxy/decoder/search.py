@@ -8,8 +8,8 @@ told to `emit`, synchronously; the loop itself keeps no record.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import anyio
@@ -106,8 +106,9 @@ async def search(
     names = tuple(teacher.name for teacher in panel)
     emit(Started(problem, settings, names, settings.score if scored else None))
     adaptive = bandit if settings.adaptive else None
-    decoding = _Decoding(problem, panel, scorer, settings, segmentation, strategy, emit, adaptive)
     try:
+        blend = selection.blend(settings.score) if scored else {}
+        decoding = _Decoding(problem, panel, scorer, settings, segmentation, strategy, blend, emit, adaptive)
         winner, stopped = await decoding.reason()
         result = await decoding.answer(winner, stopped)
     except anyio.get_cancelled_exc_class():
@@ -125,7 +126,10 @@ async def search(
 
 @dataclass(slots=True)
 class _Decoding:
-    """One problem being decoded."""
+    """One problem being decoded. `blend` are the scores that rank, with their weights; none where something else does.
+
+    `early` is why the reasoning ends though it could go on.
+    """
 
     problem: Problem
     panel: Sequence[Teacher]
@@ -133,6 +137,7 @@ class _Decoding:
     settings: Settings
     segmentation: Segmentation
     strategy: Strategy
+    blend: Mapping[str, float]
     emit: Emit
     bandit: Bandit | None
     asked: int = 0
@@ -140,7 +145,7 @@ class _Decoding:
     proposed: list[Candidate] = field(default_factory=list)
     highest: float = -math.inf
     stale: int = 0
-    agreed: bool = False
+    early: StopCause | None = None
 
     async def reason(self) -> tuple[Trajectory, StopCause]:
         """Grow the beam until it has settled or a budget is spent; the best trajectory and why it ended."""
@@ -148,7 +153,8 @@ class _Decoding:
         with anyio.move_on_after(self.settings.budget.deadline_s) as deadline:
             while any(self._open(trajectory) for trajectory in beam):
                 before, beam = beam, self._decide(beam, await self._expand(beam))
-                if selection.settled(before, beam) or self.agreed or self._flat(beam[0]):
+                self._watch(beam[0])
+                if selection.settled(before, beam) or self.early is not None:
                     break
         winner, *others = beam
         if not winner.candidates:
@@ -206,22 +212,21 @@ class _Decoding:
         within_steps = len(trajectory.candidates) < self.settings.budget.steps
         return not trajectory.closed and within_steps and self._step_tokens(trajectory) > 0
 
-    def _flat(self, best: Trajectory) -> bool:
-        """Whether the best score has not risen for as many steps as are allowed."""
+    def _watch(self, best: Trajectory) -> None:
+        """Note whether the best score has risen, and end when it has not for as many steps as are allowed."""
         value = best.value(self.settings.length_penalty)
         self.stale = 0 if value > self.highest + _RISE else self.stale + 1
         self.highest = max(self.highest, value)
-        return self.settings.plateau is not None and self.stale >= self.settings.plateau
+        if self.settings.plateau is not None and self.stale >= self.settings.plateau:
+            self.early = self.early or "plateau"
 
     def _cause(self, winner: Trajectory, late: bool) -> StopCause:
         if winner.closed:
             return "closed"
         if late:
             return "deadline"
-        if self.agreed:
-            return "agreement"
-        if self.settings.plateau is not None and self.stale >= self.settings.plateau:
-            return "plateau"
+        if self.early is not None:
+            return self.early
         return "steps" if len(winner.candidates) >= self.settings.budget.steps else "tokens"
 
     def _step_tokens(self, trajectory: Trajectory) -> int:
@@ -364,36 +369,41 @@ class _Decoding:
         on_top_of = (self.problem, landing.prefix.text, candidate.text)
         if _CONSENSUS in blend:
             landing.drafts = await self.scorer.draft(*on_top_of)
-        landing.scores = [
-            await self.scorer.score(*on_top_of, name, candidate.teacher) for name in blend if name != _CONSENSUS
-        ]
-        if _CONSENSUS not in blend and landing.score is not None:
-            self.emit(Scored(candidate.id, landing.score))
+        for name in blend:
+            if name != _CONSENSUS:
+                landing.scores[name] = await self.scorer.score(*on_top_of, name, candidate.teacher)
+        if _CONSENSUS not in blend:
+            self._tell(landing)
 
     async def _weigh(self, barrier: Barrier) -> None:
         """Score what has landed by what the others would answer, now that it is known."""
         drafts = {landing.candidate.id: landing.drafts for landing in barrier.landed}
         said = [answer for answers in drafts.values() for answer in answers]
-        if self.settings.agreement is not None and said:
-            self.agreed = max(map(said.count, said)) >= self.settings.agreement * len(said)
-        place = list(self.blend).index(_CONSENSUS)
+        wanted = self.settings.agreement
+        if wanted is not None and said and max(map(said.count, said)) >= wanted * len(said):
+            self.early = "agreement"
 
         async def weigh(landing: Landing) -> None:
             candidate = landing.candidate
             on_top_of = (self.problem, landing.prefix.text, candidate.text)
             try:
                 pool = selection.others(drafts, candidate.id)
-                score = await self.scorer.score(*on_top_of, _CONSENSUS, candidate.teacher, pool)
+                scored = await self.scorer.score(*on_top_of, _CONSENSUS, candidate.teacher, pool)
             except ScorerError as exc:
                 barrier.broken = exc
                 return
-            landing.scores.insert(place, score)
-            if landing.score is not None:
-                self.emit(Scored(candidate.id, landing.score))
+            landing.scores[_CONSENSUS] = scored
+            self._tell(landing)
 
         async with anyio.create_task_group() as group:
             for landing in barrier.landed:
                 group.start_soon(weigh, landing)
+
+    def _tell(self, landing: Landing) -> None:
+        """All scores of a proposal are known: join them in the order of the blend."""
+        first, *others = (landing.scores[name] for name in self.blend)
+        landing.score = replace(first, beside=tuple(others))
+        self.emit(Scored(landing.candidate.id, landing.score))
 
     def _decide(self, beam: Sequence[Trajectory], extended: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
         """Let the barrier fall: keep the best, drop the rest, commit what all survivors share."""
@@ -411,11 +421,6 @@ class _Decoding:
         self.emit(StepDecided(depth, _tips(living), _tips(closed)))
         self._commit(selection.shared(kept.beam))
         return kept.beam
-
-    @property
-    def blend(self) -> dict[str, float]:
-        """The scores that rank, with their weights; none where something else does."""
-        return selection.blend(self.settings.score) if self.strategy.rank == "score" else {}
 
     def _rank(self, pool: Sequence[Trajectory]) -> Rank:
         match self.strategy.rank:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import jinja2
@@ -53,7 +53,12 @@ DIALECTS = {
 
 
 class CompatibleTeacher:
-    """One served model. The client carries base URL, key and transport; closing it is its owner's business."""
+    """One served model. The client carries base URL, key and transport; closing it is its owner's business.
+
+    Servers that stream in words of their own override what a stream is asked with, where, and how it is read.
+    """
+
+    _streaming: ClassVar[Mapping[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
 
     def __init__(
         self, name: str, model: str, client: httpx.AsyncClient, template: ChatTemplate, dialect: Dialect
@@ -122,7 +127,7 @@ class CompatibleTeacher:
     async def _streamed(
         self, payload: dict[str, Any], ask: Ask, stops: tuple[str, ...], on_text: OnText | None
     ) -> Continuation:
-        payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        payload |= self._streaming
         scanner = StopScanner(() if self._dialect.reports_stop else stops)
         pieces: list[str] = []
         usage: dict[str, Any] | None = None
@@ -133,11 +138,11 @@ class CompatibleTeacher:
             if text and on_text is not None:
                 on_text(text)
 
-        async with self._client.stream("POST", "completions", json=payload) as reply:
+        async with self._client.stream("POST", self._url, json=payload) as reply:
             if reply.status_code != 200:
                 await reply.aread()
                 raise failure(self._name, reply)
-            async for chunk in _chunks(reply):
+            async for chunk in self._chunks(reply):
                 if "error" in chunk:
                     raise TeacherError(self._name, "broken", f"failed while writing: {chunk['error']}")
                 usage = chunk.get("usage") or usage
@@ -155,6 +160,14 @@ class CompatibleTeacher:
                 await self._raise_reason(payload)
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
         return self._continuation("".join(pieces), ended_by(finish, stop, ask), usage, payload["prompt"])
+
+    @property
+    def _url(self) -> httpx.URL | str:
+        return "completions"
+
+    def _chunks(self, reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+        """What a stream says, in the form of OpenAI's chunks."""
+        return _chunks(reply)
 
     async def _raise_reason(self, payload: dict[str, Any]) -> None:
         """Ask again without streaming: llama.cpp's Python server refuses a stream by ending it, without a word."""

@@ -5,18 +5,19 @@ own words for a raw continuation, which it streams as a JSON object a line.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
 
-from proxy.decoder.ports import OnText
-from proxy.decoder.types import Ask, Continuation
-from proxy.errors import TeacherError
-from proxy.teachers.compatible import CompatibleTeacher, ended_by, failure
-from serving.stopping import StopScanner
+import httpx
+
+from proxy.decoder.types import Ask
+from proxy.teachers.compatible import CompatibleTeacher
 
 
 class OllamaTeacher(CompatibleTeacher):
     """One model of an Ollama server. The client's base URL is that of its OpenAI-compatible API, up to /v1."""
+
+    _streaming: ClassVar[Mapping[str, Any]] = {}  # it streams unless told otherwise
 
     def _payload(self, ask: Ask, stops: tuple[str, ...]) -> dict[str, Any]:
         # Ollama does not say which stop text it hit, so none is sent, and the connection closed when one is read.
@@ -41,42 +42,25 @@ class OllamaTeacher(CompatibleTeacher):
             "shift": False,
         }
 
-    async def _streamed(
-        self, payload: dict[str, Any], ask: Ask, stops: tuple[str, ...], on_text: OnText | None
-    ) -> Continuation:
-        scanner = StopScanner(stops)
-        pieces: list[str] = []
-        usage: dict[str, Any] | None = None
-        finish: object = None
+    @property
+    def _url(self) -> httpx.URL:
+        return self._client.base_url.join("../api/generate")
 
-        def hear(text: str) -> None:
-            pieces.append(text)
-            if text and on_text is not None:
-                on_text(text)
+    async def _chunks(self, reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+        async for line in reply.aiter_lines():
+            said = json.loads(line)
+            if "error" in said:
+                yield said
+                continue
+            chunk: dict[str, Any] = {"choices": [{"text": said.get("response")}]}
+            if said.get("done"):
+                chunk["choices"][0]["finish_reason"] = said.get("done_reason") or "stop"
+                tokens = said.get("prompt_eval_count", 0), said.get("eval_count", 0)
+                chunk["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
+            yield chunk
 
-        url = self._client.base_url.join("../api/generate")
-        async with self._client.stream("POST", url, json=payload) as reply:
-            if reply.status_code != 200:
-                await reply.aread()
-                raise failure(self._name, reply)
-            async for line in reply.aiter_lines():
-                said = json.loads(line)
-                if "error" in said:
-                    raise TeacherError(self._name, "broken", f"failed while writing: {said['error']}")
-                hear(scanner.feed(said.get("response") or ""))
-                if scanner.hit is not None:
-                    finish = "stop"
-                    break
-                if said.get("done"):
-                    hear(scanner.flush())
-                    finish = said.get("done_reason") or "stop"
-                    usage = {
-                        "prompt_tokens": said.get("prompt_eval_count", 0),
-                        "completion_tokens": said.get("eval_count", 0),
-                    }
-        if finish is None:
-            raise TeacherError(self._name, "broken", "the stream broke off before its end")
-        return self._continuation("".join(pieces), ended_by(finish, scanner.hit, ask), usage, payload["prompt"])
+    async def _raise_reason(self, payload: dict[str, Any]) -> None:
+        """Ollama says why it refuses at once."""
 
 
 def _format(format: Mapping[str, Any]) -> Any:
