@@ -3,8 +3,8 @@
 The new tokens of all requests are packed into one row, in depth-first order: what descends from a run of tokens is
 then one slice of queries. Attention is computed run by run, each against all the queries below it at once, and
 merged by log-sum-exp (cascade attention; the split of a softmax as in FlashAttention, arXiv 2205.14135). No mask over
-queries x keys is built, no cached prefix is read more than once a layer, and no padding is computed. Little work goes
-through one masked attention instead, where launching many small ones would cost more than it saves.
+queries x keys is built, no cached prefix is read more than once a layer, and no padding is computed. Many small trees
+go through one masked attention instead, a row a tree, where launching many small ones would cost more than it saves.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from scoring.cache import Memory, Node
+from serving.shapes import rounded
 
 NAME = "cord_tree"
 """What to set a model's attention implementation to. It then needs `plan=` in each forward."""
 
-_DENSE_PAIRS = 1 << 18
-"""Up to so many (query, key) pairs, one masked attention is faster than the cascade. Measured on CPU."""
+_CALL_PAIRS = 1 << 14
+"""What one attention of the cascade costs more than its own pairs, in (query, key) pairs. Measured on CPU."""
 
 _MATH_PAIRS = 1 << 22
 """How many (query, key) pairs a head are scored at a time where no fused kernel gives the log-sum-exp."""
@@ -47,6 +49,20 @@ class Trunk:
         return sum(memory.kv.shape[3] for memory in self.runs)
 
 
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A forest as one batch: P rows of up to N queries and T keys, padded.
+
+    queries (P, N) are packed tokens; keys (P, T) count all trunks' tokens, then the packed ones; mask (P, 1, N, T) is
+    added to the logits: 0 where a query attends to a key; back (packed tokens,) is where each is among the P * N.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor
+    back: Tensor
+
+
 @dataclass(slots=True)
 class Plan:
     """A forest of new runs over cached trunks, as one row of N packed tokens, with room for their keys and values."""
@@ -55,9 +71,11 @@ class Plan:
     runs: list[slice] = field(default_factory=list)  # each new run's own tokens, in the order of `nodes`
     below: list[slice] = field(default_factory=list)  # what descends from it, itself left out
     trunks: list[Trunk] = field(default_factory=list)
+    tops: list[tuple[slice, int]] = field(default_factory=list)  # what hangs on cached runs, and how long these are
     layers: list[Tensor] = field(default_factory=list)  # (2, H, N, D) each, as they are computed
     size: int = 0
-    _mask: Tensor | None = None
+    small: bool = True
+    _dense: Dense | None = None
 
     @classmethod
     def over(cls, root: Node, new: Sequence[Node]) -> Plan:
@@ -74,11 +92,14 @@ class Plan:
         plan = cls()
         for child in marked.get(root, ()):
             plan._visit(child, marked)
+        plan.small = plan._is_small()
         return plan
 
     def _visit(self, node: Node, marked: dict[Node, list[Node]]) -> None:
         if node.memory is None:
+            first = self.size
             self._new(node, marked)
+            self.tops.append((slice(first, self.size), node.depth - len(node.tokens)))
             return
         chain = [node.memory]
         # Runs that nothing branches off from are one trunk.
@@ -98,13 +119,14 @@ class Plan:
         self.below.append(own)
         self.size = own.stop
         for child in marked.get(node, ()):
-            self._visit(child, marked)
+            self._new(child, marked)
         self.below[at] = slice(own.stop, self.size)
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Token ids and positions (each token's depth in its path): (1, N) both."""
-        ids = [token for node in self.nodes for token in node.tokens]
-        positions = [p for node in self.nodes for p in range(node.depth - len(node.tokens), node.depth)]
+        """Token ids and positions (each token's depth in its path), padded to a size often seen: (1, N or more)."""
+        padding = [0] * (rounded(self.size) - self.size)
+        ids = [token for node in self.nodes for token in node.tokens] + padding
+        positions = [p for node in self.nodes for p in range(node.depth - len(node.tokens), node.depth)] + padding
         return torch.tensor([ids], device=device), torch.tensor([positions], device=device)
 
     def memories(self, hidden: Tensor) -> list[Memory]:
@@ -114,12 +136,22 @@ class Plan:
         ]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """One layer's attention: `query` (Hq, N, D), `key` and `value` (Hkv, N, D); returns (Hq, N, D)."""
-        layer = len(self.layers)
-        self.layers.append(torch.stack((key, value)))
-        if self.size * (self.size + sum(trunk.length for trunk in self.trunks)) <= _DENSE_PAIRS:
-            return self._dense(layer, query, scale)
-        return self._cascade(layer, query, scale)
+        """One layer's attention: `query` (Hq, N, D), `key` and `value` (Hkv, N, D); returns (Hq, N, D).
+
+        Padding behind the N attends to nothing and comes out as zeros.
+        """
+        layer, padding = len(self.layers), query.shape[1] - self.size
+        query = query[:, : self.size]
+        self.layers.append(torch.stack((key[:, : self.size], value[:, : self.size])))
+        found = self._at_once(layer, query, scale) if self.small else self._cascade(layer, query, scale)
+        return functional.pad(found, (0, 0, 0, padding))
+
+    def _is_small(self) -> bool:
+        """Whether one padded, masked attention is cheaper than many of just what is needed."""
+        queries = max(own.stop - own.start for own, _ in self.tops)
+        keys = max(own.stop - own.start + above for own, above in self.tops)
+        calls = len(self.runs) + sum(below.start < below.stop for below in self.below) + len(self.trunks)
+        return bool(len(self.tops) * queries * keys <= _CALL_PAIRS * calls)
 
     def _cascade(self, layer: int, query: Tensor, scale: float) -> Tensor:
         new = self.layers[layer]
@@ -135,29 +167,46 @@ class Plan:
             _merge(out, weight, trunk.queries, *_attention(seen, trunk.of(layer), scale, causal=False))
         return out.to(query.dtype)
 
-    def _dense(self, layer: int, query: Tensor, scale: float) -> Tensor:
-        """One masked attention over all trunks and all new tokens."""
-        key, value = torch.cat([trunk.of(layer) for trunk in self.trunks] + [self.layers[layer]], dim=2)
-        if self._mask is None:
-            self._mask = self.mask().to(query.device)
+    def _at_once(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """One masked attention, in which what is cached is read by everything that hangs on it."""
+        dense = self._dense = self._dense or self._laid_out(query.device, query.dtype)
+        memories = [memory.kv[layer] for trunk in self.trunks for memory in trunk.runs]
+        kv = torch.cat([*memories, self.layers[layer]], dim=2)  # (2, Hkv, known + packed tokens, D)
+        # A token's keys and values lie together while they are gathered, which is several times faster.
+        rows = functional.embedding(dense.keys, kv.permute(2, 0, 1, 3).flatten(1))  # (P, T, 2 * Hkv * D)
+        key, value = rows.view(*dense.keys.shape, 2, kv.shape[1], kv.shape[3]).permute(2, 0, 3, 1, 4)
         found = functional.scaled_dot_product_attention(
-            query[None], key[None], value[None], self._mask, scale=scale, enable_gqa=True
-        )
-        return found[0]
+            query[:, dense.queries].transpose(0, 1), key, value, dense.mask, scale=scale, enable_gqa=True
+        )  # (P, Hq, N, D)
+        return found.transpose(0, 1).flatten(1, 2)[:, dense.back]
 
-    def mask(self) -> Tensor:
-        """Who sees whom: (N, trunk tokens + N), true where a query attends to a key."""
-        trunk_tokens = sum(trunk.length for trunk in self.trunks)
-        mask = torch.zeros(self.size, trunk_tokens + self.size, dtype=torch.bool)
-        at = 0
-        for trunk in self.trunks:
-            mask[trunk.queries, at : at + trunk.length] = True
-            at += trunk.length
-        new = mask[:, trunk_tokens:]
-        for own, below in zip(self.runs, self.below, strict=True):
-            new[own, own] = torch.ones(own.stop - own.start, own.stop - own.start, dtype=torch.bool).tril()
-            new[below, own] = True
-        return mask
+    def _laid_out(self, device: torch.device, dtype: torch.dtype) -> Dense:
+        """A key is seen by the queries that descend from it: a slice, from its own token on or the trunk's."""
+        lengths = [trunk.length for trunk in self.trunks]
+        own = [run.stop - run.start for run in self.runs]
+        # Of each key, the queries that see it: (known + size,) both.
+        first = torch.cat([_spread([trunk.queries.start for trunk in self.trunks], lengths), torch.arange(self.size)])
+        ends = [*(trunk.queries.stop for trunk in self.trunks), *(below.stop for below in self.below)]
+        last = _spread(ends, lengths + own)
+        rows = [torch.arange(own.start, own.stop) for own, _ in self.tops]
+        spans = torch.tensor([(own.start, own.stop) for own, _ in self.tops])
+        read = (first < spans[:, 1:]) & (last > spans[:, :1])  # (P, known + size)
+        counts = read.sum(1)
+        queries = pad_sequence(rows, batch_first=True)
+        keys = pad_sequence(list(read.nonzero()[:, 1].tensor_split(counts.cumsum(0)[:-1])), batch_first=True)
+        real = torch.arange(keys.shape[1]) < counts[:, None]
+        mask = (first[keys][:, None] <= queries[..., None]) & (queries[..., None] < last[keys][:, None])
+        mask &= real[:, None]
+        width = queries.shape[1]
+        back = torch.cat([i * width + torch.arange(len(row)) for i, row in enumerate(rows)])
+        # Padded queries attend to nothing, and must not come out as nan: the least number instead of -inf.
+        added = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return Dense(queries.to(device), keys.to(device), added[:, None].to(device), back.to(device))
+
+
+def _spread(values: list[int], counts: list[int]) -> Tensor:
+    """Each value as often as it counts."""
+    return torch.tensor(values, dtype=torch.long).repeat_interleave(torch.tensor(counts, dtype=torch.long))
 
 
 def tree_attention(

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scoring.attention import NAME, Plan
 from scoring.cache import Node, Pool, PrefixTree, hidden_between
 from scoring.errors import BadScoreRequest, UnsupportedModel
 from scoring.tokens import Elicitation, Encoder, Row
+from serving.shapes import rounded
 
 _LOGIT_BYTES = 1 << 26
 """How much of the logits, tokens x vocabulary in fp32, exists at a time."""
@@ -228,7 +230,9 @@ class Judge:
         step = max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
         parts = []
         for first in range(0, len(targets), step):
-            logits = head(hidden[first : first + step]).float()  # (S, V)
+            some = hidden[first : first + step]
+            padded = functional.pad(some, (0, 0, 0, rounded(len(some)) - len(some)))
+            logits = head(padded)[: len(some)].float()  # (S, V)
             picked = logits.gather(1, targets[first : first + step, None])[:, 0]
             parts.append(picked - logits.logsumexp(-1))
         return torch.cat(parts)

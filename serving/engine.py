@@ -198,16 +198,16 @@ class Engine:
 
     def _forward(self, first: int, ids: Tensor, keep: Tensor | int) -> Tensor:
         """Read tokens (B, S) on top of the rows from `first` on; logits (B, kept, V)."""
-        positions, mask = self._rows.reading(first, ids, self._model.device)
+        padded, positions, mask = self._rows.reading(first, ids)
         logits: Tensor = self._model(
-            input_ids=ids,
+            input_ids=padded,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self._rows.cache,
             use_cache=True,
             logits_to_keep=keep,
         ).logits
-        return logits
+        return logits[: len(ids)]
 
     def _write(self, job: Job, token: int) -> bool:
         """Add a token to a sequence and send the text that is certain; whether it has ended."""

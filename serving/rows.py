@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from serving.shapes import rounded
 
 _PIECE = 16
 
@@ -91,7 +94,7 @@ class Rows:
         """New rows behind the others, each beginning with so many tokens of what is known."""
         first = len(self.lengths)
         self.lengths.extend(length for _, length in begun)
-        self._reserve(max(self.lengths))
+        self._reserve(len(self.lengths), max(self.lengths))
         for i, (known, length) in enumerate(begun):
             for layer, (keys, values) in zip(self._layers, known.layers if known else (), strict=False):
                 layer.fill(first + i, keys[:, :length], values[:, :length])
@@ -101,22 +104,28 @@ class Rows:
         length = self.lengths[row]
         return Known(tuple(tokens[:length]), tuple(layer.held(row, length) for layer in self._layers))
 
-    def reading(self, first: int, tokens: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    def reading(self, first: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Make room for more tokens (B, S padded on the right) in the rows from `first` on, where each row ends.
 
-        Their positions (B, S), and their attention mask (B, 1, S, T), true where seen.
+        The tokens (B', S') padded to sizes seen often, their positions (B', S'), and their attention mask
+        (B', 1, S', T), true where seen. What is padding is written where no sequence is, or not yet.
         """
-        count, more = tokens.shape
-        starts = torch.tensor(self.lengths[first : first + count], device=device)
+        device = tokens.device
+        count, more = len(tokens), tokens.shape[1]
+        padding = (0, rounded(more) - more, 0, min(rounded(count), self._limits[0] - first) - count)
+        tokens = functional.pad(tokens, padding)
+        count, more = len(tokens), tokens.shape[1]
+        lengths = self.lengths[first : first + count]
+        starts = torch.tensor(lengths + [0] * (count - len(lengths)), device=device)
         positions = starts[:, None] + torch.arange(more, device=device)
-        longest = min(max(self.lengths[first : first + count]) + more, self._limits[1])
-        self._reserve(longest)
+        longest = min(max(lengths) + more, self._limits[1])
+        self._reserve(first + count, longest)
         mask = torch.arange(longest, device=device)[None, None] <= positions[:, :, None]
         # Padding may lie beyond the end, where nothing is ever seen.
         positions = positions.clamp(max=self._limits[1] - 1)
         for layer in self._layers:
             layer.window = (torch.arange(first, first + count, device=device)[:, None], positions, longest)
-        return positions, mask[:, None]
+        return tokens, positions, mask[:, None]
 
     def grow(self, first: int, counts: Sequence[int]) -> None:
         """The rows from `first` on have taken so many tokens each."""
@@ -132,9 +141,8 @@ class Rows:
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
 
-    def _reserve(self, length: int) -> None:
-        wanted = (len(self.lengths), length)
-        rows, length = (min(_doubled(need), most) for need, most in zip(wanted, self._limits, strict=True))
+    def _reserve(self, rows: int, length: int) -> None:
+        rows, length = (min(_doubled(need), most) for need, most in zip((rows, length), self._limits, strict=True))
         for layer in self._layers:
             layer.reserve(rows, length)
 

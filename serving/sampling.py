@@ -27,6 +27,11 @@ class Sampler:
     top_k: int
     generator: random.Random
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off the distribution."""
+        return self.top_p >= 1 and self.top_k <= 0
+
 
 def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """The next token of each row of `logits` (B, V), by inverting the cumulative distribution."""
@@ -34,19 +39,33 @@ def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     warm = [i for i, sampler in enumerate(samplers) if sampler.temperature >= _GREEDY_BELOW]
     if not warm:
         return chosen
-    temperatures = torch.tensor([[samplers[i].temperature] for i in warm], device=logits.device)
-    probabilities = torch.softmax(logits[warm].float() / temperatures, -1)  # (W, V)
+    for some in ([i for i in warm if samplers[i].whole], [i for i in warm if not samplers[i].whole]):
+        if some:
+            for i, token in zip(some, _drawn(logits[some].float(), [samplers[i] for i in some]), strict=True):
+                chosen[i] = token
+    return chosen
+
+
+def _drawn(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """Warm rows, all of whole distributions or none; what is whole need not be sorted."""
+    temperatures = torch.tensor([[sampler.temperature] for sampler in samplers], device=logits.device)
+    probabilities = torch.softmax(logits / temperatures, -1)  # (W, V)
+    if samplers[0].whole:
+        return _inverted(probabilities, samplers).tolist()
     ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
     below = ranked.cumsum(-1) - ranked  # what is more likely than each token
-    top_p = torch.tensor([[samplers[i].top_p] for i in warm], device=logits.device)
+    top_p = torch.tensor([[sampler.top_p] for sampler in samplers], device=logits.device)
     vocabulary = logits.shape[-1]
-    top_k = torch.tensor([[k if (k := samplers[i].top_k) > 0 else vocabulary] for i in warm], device=logits.device)
+    top_k = torch.tensor([[sampler.top_k or vocabulary] for sampler in samplers], device=logits.device)
     ranked = ranked.where((below < top_p) & (torch.arange(vocabulary, device=logits.device) < top_k), 0.0)
-    cumulative = ranked.cumsum(-1)
-    draws = torch.tensor([[samplers[i].generator.random()] for i in warm], device=logits.device)
-    at = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
+    return order.gather(-1, _inverted(ranked, samplers)[:, None])[:, 0].tolist()
+
+
+def _inverted(weights: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """Where each row's next draw falls among its weights (W, V): (W,)."""
+    cumulative = weights.cumsum(-1)
+    draws = torch.tensor([[sampler.generator.random()] for sampler in samplers], device=weights.device)
+    at = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]
     # In fp32 a draw may round to 1 and fall behind the last token that is possible at all.
-    at = at.minimum((ranked > 0).sum(-1, keepdim=True) - 1)
-    for i, token in zip(warm, order.gather(-1, at)[:, 0].tolist(), strict=True):
-        chosen[i] = token
-    return chosen
+    possible = torch.arange(1, weights.shape[-1] + 1, device=weights.device) * (weights > 0)
+    return at.minimum(possible.amax(-1) - 1)

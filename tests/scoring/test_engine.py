@@ -119,7 +119,7 @@ def test_cached_packed_and_cut_scores_equal_scores_alone(
     longest = alone.judges["m"].bytes_per_token * 512
     shared = engine(kind, budget=1 << 24 if roomy else longest, tokens=tokens)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_DENSE_PAIRS", 1 << 18 if dense else 0)
+        patch.setattr(attention, "_CALL_PAIRS", 1 << 18 if dense else 0)
         for batch in batches:
             for asked, task in zip(batch, shared.score(batch), strict=True):
                 alone.pool.shrink(0)
