@@ -157,7 +157,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     Raises:
         ConfigError: a teacher has no usable chat template, or a score that is named cannot be had.
     """
-    segmentation = Segmentation(config.segmentation.marker, config.segmentation.instruction)
+    segmentation = config.segmentation.built()
     builder = _Builder(config, sockets, segmentation)
     teachers = {
         entry.model_name: builder.teacher(i, entry)

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proxy.api.options import SearchOptions
-from proxy.decoder.steps import DEFAULT_INSTRUCTION
+from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import DIALECTS
 from proxy.teachers.template import MarkupName
@@ -135,10 +135,17 @@ class EnsembleConfig(SearchOptions):
 
 
 class SegmentationConfig(_Section):
-    """The step marker, and the instruction that is added to what teachers read (and to nothing else)."""
+    """How reasoning is cut, and the instruction that is added to what teachers read (and to nothing else)."""
 
+    cut: Cut = "marker"
     marker: Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")] = "### Step"
-    instruction: str = DEFAULT_INSTRUCTION
+    cues: Annotated[list[Annotated[str, Field(pattern=r"^\S(.*\S)?$")]], Field(min_length=1)] = list(CUES)
+    instruction: str | None = None
+
+    def built(self) -> Segmentation:
+        """With the instruction that fits the cut, unless one is given."""
+        told = INSTRUCTIONS[self.cut] if self.instruction is None else self.instruction
+        return Segmentation(self.marker, told, self.cut, tuple(self.cues))
 
 
 class TraceConfig(_Section):

@@ -5,6 +5,7 @@ State only, changed by the search as things happen; decides nothing about which 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import anyio
@@ -33,7 +34,8 @@ class Landing:
 class Barrier:
     """One step's proposals on their way: who is still out, what has landed, and when the rest may be left behind.
 
-    `spare` is how many may be missing when the patience with stragglers begins to run.
+    `spare` is how many may be missing when the patience with stragglers begins to run. `silent` counts, by the tip of
+    their prefix, those who closed the thinking and added nothing.
     """
 
     out: dict[int, Teacher]
@@ -41,13 +43,19 @@ class Barrier:
     reached: anyio.Event = field(default_factory=anyio.Event)
     landed: list[Landing] = field(default_factory=list)
     said: set[tuple[int | None, str]] = field(default_factory=set)
+    silent: Counter[int] = field(default_factory=Counter)
     failures: list[TeacherError] = field(default_factory=list)
     broken: ScorerError | None = None
+
+    def is_complete(self, prefix: Trajectory) -> bool:
+        """Whether at least half of those who answered have nothing to add to this prefix."""
+        adding = sum(landing.prefix is prefix for landing in self.landed)
+        return prefix.tip is not None and self.silent[prefix.tip] >= max(adding, 1)
 
     def settle(self, id: int) -> None:
         """Note that a proposal has come to its end, good or bad; wake the barrier when it may fall."""
         del self.out[id]
-        if not self.out or (self.landed and len(self.out) <= self.spare):
+        if not self.out or ((self.landed or self.silent) and len(self.out) <= self.spare):
             self.reached.set()
 
 

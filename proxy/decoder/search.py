@@ -271,19 +271,18 @@ class _Decoding:
         """
         growing = [trajectory for trajectory in beam if self._open(trajectory)]
         roster = self._roster(len(growing[0].candidates) + 1)
-        asks = [
-            (trajectory, teacher) for trajectory in growing for teacher in roster for _ in range(self.settings.samples)
-        ]
+        samples = range(self.settings.samples)
+        asks = [(prefix, teacher, sample) for prefix in growing for teacher in roster for sample in samples]
         first = self.asked
         self.asked += len(asks)
         spare = math.floor((1 - self.settings.quorum) * len(asks))
-        barrier = Barrier({first + i: teacher for i, (_, teacher) in enumerate(asks)}, spare)
+        barrier = Barrier({first + i: teacher for i, (_, teacher, _) in enumerate(asks)}, spare)
         async with anyio.create_task_group() as group:
-            for i, (trajectory, teacher) in enumerate(asks):
+            for id, (prefix, teacher, sample) in enumerate(asks, first):
                 draft = Draft()
-                group.start_soon(self._propose, barrier, first + i, trajectory, teacher, draft)
+                group.start_soon(self._propose, barrier, id, prefix, teacher, sample, draft)
                 if self._reads_ahead:
-                    group.start_soon(self._read_ahead, trajectory, draft)
+                    group.start_soon(self._read_ahead, prefix, draft)
             await barrier.reached.wait()
             with anyio.move_on_after(self.settings.patience_s):
                 while barrier.out and barrier.broken is None:
@@ -296,17 +295,24 @@ class _Decoding:
             raise barrier.broken
         for id, teacher in barrier.out.items():
             self.emit(TeacherFailed(id, teacher.name, "straggler", f"{teacher.name}: left behind after the quorum"))
-        if not barrier.landed and not any(trajectory.closed for trajectory in beam):
+        complete = [replace(prefix, complete=True) for prefix in growing if barrier.is_complete(prefix)]
+        extended = [landing.trajectory for landing in barrier.landed if not barrier.is_complete(landing.prefix)]
+        self._drop([landing.trajectory for landing in barrier.landed if barrier.is_complete(landing.prefix)], "rank")
+        if not complete and not extended and not any(trajectory.closed for trajectory in beam):
             reasons = "; ".join(dict.fromkeys(str(failure) for failure in barrier.failures))
             raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
-        return [landing.trajectory for landing in barrier.landed]
+        return complete + extended
 
-    async def _propose(self, barrier: Barrier, id: int, prefix: Trajectory, teacher: Teacher, draft: Draft) -> None:
+    async def _propose(
+        self, barrier: Barrier, id: int, prefix: Trajectory, teacher: Teacher, sample: int, draft: Draft
+    ) -> None:
         """One proposal from the call to its score. A failing teacher is an event; a failing scorer ends the step."""
         depth = len(prefix.candidates) + 1
         self.emit(Asked(id, prefix.tip, depth, teacher.name))
         try:
-            written = await teacher.write(self._step_ask(prefix, depth, id), draft.hear if self._reads_ahead else None)
+            seed = selection.derive(self.settings.sampling.seed, prefix.text, teacher.name, sample)
+            ask = self._step_ask(prefix, depth, seed)
+            written = await teacher.write(ask, draft.hear if self._reads_ahead else None)
             draft.end()
             text = self.segmentation.canonical(depth, written.text)
             tokens = (written.prompt_tokens, written.completion_tokens)
@@ -315,6 +321,8 @@ class _Decoding:
             self.proposed.append(candidate)
             if not text:
                 self.emit(Pruned(id, "empty"))
+                if candidate.closes and prefix.tip is not None:
+                    barrier.silent[prefix.tip] += 1
             elif (prefix.tip, text) in barrier.said:
                 self.emit(Pruned(id, "duplicate"))
             else:
@@ -347,16 +355,16 @@ class _Decoding:
                 known = len(begun)
                 await self.scorer.read(self.problem, prefix.text, begun, next(iter(self.blend)))
 
-    def _step_ask(self, prefix: Trajectory, depth: int, id: int) -> Ask:
+    def _step_ask(self, prefix: Trajectory, depth: int, seed: int) -> Ask:
         return Ask(
             messages=self.segmentation.instruct(self.problem.messages),
             reasoning=prefix.text + self.segmentation.header(depth),
             answer=None,
-            stop=(self.segmentation.stop,) if self.strategy.unit == "step" else (),
+            stop=self.segmentation.stops if self.strategy.unit == "step" else (),
             max_tokens=self._step_tokens(prefix),
             temperature=self.settings.sampling.temperature,
             top_p=self.settings.sampling.top_p,
-            seed=selection.derive(self.settings.sampling.seed, depth, id),
+            seed=seed,
             tools=self.problem.tools,
         )
 

@@ -20,7 +20,10 @@ _WORDS = re.compile(r"\w+")
 
 
 def derive(seed: int, *parts: object) -> int:
-    """A 31-bit seed of its own for each call, from the request's seed and the call's place in the search."""
+    """A 31-bit seed of its own for each call, from the request's seed and what is asked of whom.
+
+    What a teacher proposes under a prefix thus depends neither on the width of the beam nor on who else is asked.
+    """
     digest = hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 

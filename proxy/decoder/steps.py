@@ -1,48 +1,69 @@
-"""Prompt-guided segmentation: how reasoning is cut into steps, and how teachers are told to.
+"""Segmentation: how reasoning is cut into steps, and how teachers are told to.
 
-A step is text headed by the marker and its number and ending in one blank line, e.g. `### Step 3. …\\n\\n`; the
-reasoning is their concatenation (arXiv 2605.02290, section on segmentation). Holds text rules only; which
-markup a teacher puts around its thinking is the teacher adapter's business.
+By default a step is text headed by the marker and its number and ending in one blank line, e.g. `### Step 3. …\\n\\n`
+(arXiv 2605.02290, section on segmentation); it may also be a paragraph, or what lies between paragraphs that begin
+with a cue word. The reasoning is the steps' concatenation. Holds text rules only; which markup a teacher puts around
+its thinking is the teacher adapter's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from proxy.decoder.types import Message
 
-DEFAULT_INSTRUCTION = (
-    "Reason in numbered steps. Begin every step on a new line with the header `### Step N.`, N counting from 1, "
-    "and make exactly one move of reasoning in it. When the reasoning is complete, give the final answer; "
-    "put a short final answer in \\boxed{}."
-)
+Cut = Literal["marker", "blank-line", "cue-word"]
+
+_END = "When the reasoning is complete, give the final answer; put a short final answer in \\boxed{}."
+INSTRUCTIONS: dict[Cut, str] = {
+    "marker": "Reason in numbered steps. Begin every step on a new line with the header `### Step N.`, N counting "
+    f"from 1, and make exactly one move of reasoning in it. {_END}",
+    "blank-line": "Reason in short paragraphs with a blank line between them, and make exactly one move of reasoning "
+    f"in each. {_END}",
+    "cue-word": _END,
+}
+"""What teachers are told, by how their reasoning is cut."""
+
+CUES = ("Wait", "But", "However", "Alternatively", "So", "Therefore", "Now", "Next", "Then", "First", "Let")
+"""What reasoning models often begin a new thought with, at the head of a paragraph."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """The step marker and the instruction that makes teachers write it.
+    """Where steps end, and the instruction that makes teachers write them so.
 
-    The instruction is added to what teachers read, and to nothing else: clients, scorers and exported rows
-    never see it.
+    The instruction is added to what teachers read, and to nothing else: clients, scorers and exported rows never see
+    it. Markers are the surest cut: they number the steps, and whoever is asked for one begins it. Blank lines are for
+    teachers that will not write headers, cue words for those that cannot be told anything.
     """
 
     marker: str = "### Step"
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str = INSTRUCTIONS["marker"]
+    cut: Cut = "marker"
+    cues: tuple[str, ...] = CUES
 
     @property
-    def stop(self) -> str:
-        """The text at which a step ends. It begins with a newline so that a step's own header does not end it."""
-        return f"\n{self.marker}"
+    def stops(self) -> tuple[str, ...]:
+        """The texts at which a step ends. They begin with a newline so that a step's own header does not end it."""
+        match self.cut:
+            case "marker":
+                return (f"\n{self.marker}",)
+            case "blank-line":
+                return ("\n\n",)
+            case "cue-word":
+                return tuple(f"\n\n{cue}" for cue in self.cues)
 
     def header(self, depth: int) -> str:
-        """The seed of step `depth` (from 1)."""
-        return f"{self.marker} {depth}."
+        """The seed of step `depth` (from 1); empty where steps have none."""
+        return f"{self.marker} {depth}." if self.cut == "marker" else ""
 
     def canonical(self, depth: int, written: str) -> str:
         """A teacher's continuation of the header as a canonical step; empty when it said nothing."""
-        body = written.rstrip()
-        return f"{self.header(depth)}{body}\n\n" if body else ""
+        header = self.header(depth)
+        body = written.rstrip() if header else written.strip()
+        return f"{header}{body}\n\n" if body else ""
 
     def instruct(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The conversation with the instruction under its last user message, a place every chat template has."""
@@ -53,10 +74,3 @@ class Segmentation:
             return (*messages, Message("user", self.instruction))
         told = replace(messages[at], content=f"{messages[at].content}\n\n{self.instruction}")
         return (*messages[:at], told, *messages[at + 1 :])
-
-    def split(self, reasoning: str) -> tuple[str, ...]:
-        """Cut reasoning at its step headers; text before the first header is a piece of its own."""
-        first, *rest = f"\n{reasoning}".split(self.stop)
-        pieces = [first.removeprefix("\n"), *(f"{self.marker}{piece}\n" for piece in rest[:-1])]
-        pieces += [f"{self.marker}{piece}" for piece in rest[-1:]]
-        return tuple(piece for piece in pieces if piece)

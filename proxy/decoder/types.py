@@ -225,10 +225,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A path from the root: the candidates chosen so far, and what they scored, by each score of a blend."""
+    """A path from the root: the candidates chosen so far, and what they scored, by each score of a blend.
+
+    `complete` is one that teachers had nothing to add to.
+    """
 
     candidates: tuple[Candidate, ...] = ()
     tallies: tuple[Tally, ...] = ()
+    complete: bool = False
 
     @property
     def text(self) -> str:
@@ -246,7 +250,7 @@ class Trajectory:
 
     @property
     def closed(self) -> bool:
-        return bool(self.candidates) and self.candidates[-1].closes
+        return self.complete or (bool(self.candidates) and self.candidates[-1].closes)
 
     @property
     def tokens(self) -> int:

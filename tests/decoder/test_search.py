@@ -126,6 +126,48 @@ async def test_when_all_teachers_fail_the_search_names_each_reason() -> None:
     assert events[-1] == Failed("no_candidates", str(caught.value))
 
 
+def falls_silent(after: int, name: str) -> Script:
+    """Writes steps up to `after`, then closes its thinking and says nothing."""
+
+    def script(ask: Ask) -> Continuation:
+        depth = ask.reasoning.count("### Step")
+        if ask.answer is not None:
+            return Continuation("answer", "eos", 1, 1)
+        return Continuation(f" {name}{depth}", "marker", 1, 1) if depth <= after else Continuation("", "closed", 1, 0)
+
+    return script
+
+
+async def test_reasoning_is_complete_when_half_of_the_teachers_have_nothing_to_add() -> None:
+    quiet, talker = ScriptedTeacher("quiet", falls_silent(1, "q")), ScriptedTeacher("talker", counts_to(9, "t"))
+    result, events = await decode([quiet, talker], prefers("q"), replace(SETTINGS, beam_width=1))
+    assert (result.winner.text, result.stopped) == ("### Step 1. q1\n\n", "closed")
+    assert [event.reason for event in of(Pruned, events) if event.id > 1] == ["empty", "rank"]
+
+
+async def test_one_silent_teacher_of_three_does_not_end_the_reasoning() -> None:
+    quiet = ScriptedTeacher("quiet", falls_silent(1, "q"))
+    talkers = [ScriptedTeacher(name, counts_to(3, name)) for name in "ab"]
+    result, _ = await decode([quiet, *talkers], prefers("a"), replace(SETTINGS, beam_width=1))
+    assert len(result.winner.candidates) == 3
+
+
+async def test_silence_before_the_first_step_is_no_reasoning() -> None:
+    with pytest.raises(SearchError) as caught:
+        await decode([ScriptedTeacher("quiet", falls_silent(0, "q"))], prefers("q"))
+    assert caught.value.kind == "no_candidates"
+
+
+async def test_a_proposal_depends_on_its_prefix_and_teacher_alone() -> None:
+    """Neither the width of the beam nor who else is asked changes what a teacher is asked, seed included."""
+    asked = []
+    for panel, width in (("a", 1), ("ab", 3)):
+        teachers = [ScriptedTeacher(name, counts_to(2, name)) for name in panel]
+        await decode(teachers, prefers("a"), replace(SETTINGS, beam_width=width))
+        asked.append({ask for ask in teachers[0].history if ask.answer is None})
+    assert asked[0] < asked[1]
+
+
 async def test_a_failing_scorer_ends_the_search_with_its_own_error() -> None:
     def judge(prefix: str, step: str) -> float:
         raise ScorerError("unavailable", "no scorer")
@@ -351,7 +393,7 @@ async def test_curation_asks_for_whole_traces_and_keeps_the_best() -> None:
 
     teachers = [ScriptedTeacher(name, whole(name)) for name in "ab"]
     result, events = await decode(teachers, prefers("b"), replace(SETTINGS, strategy="curation"))
-    assert CUT.split(result.winner.text) == ("### Step 1. b1\n\n", "### Step 2. b2\n\n")
+    assert result.winner.text == "### Step 1. b1\n\n### Step 2. b2\n\n"
     assert len(of(Proposed, events)) == 2
 
 

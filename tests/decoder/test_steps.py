@@ -1,10 +1,8 @@
-"""Segmentation: headers, canonical steps, the instruction's place, cutting whole traces."""
+"""Segmentation: headers, canonical steps, the instruction's place."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Message
@@ -26,7 +24,21 @@ def test_a_canonical_step_has_its_header_and_ends_in_one_blank_line(written: str
 
 
 def test_a_steps_own_header_does_not_contain_the_stop_text() -> None:
-    assert CUT.stop not in CUT.canonical(1, " hello")
+    [stop] = CUT.stops
+    assert stop not in CUT.canonical(1, " hello")
+
+
+def test_a_paragraph_is_a_step_without_a_header() -> None:
+    cut = Segmentation(cut="blank-line")
+    assert cut.stops == ("\n\n",) and cut.header(2) == ""
+    assert cut.canonical(2, "\nadd 4\n") == "add 4\n\n"
+    assert cut.canonical(2, "\n \n") == ""
+
+
+def test_a_cue_word_ends_a_step_only_at_the_head_of_a_paragraph() -> None:
+    cut = Segmentation(cut="cue-word", cues=("Wait", "So"))
+    assert cut.stops == ("\n\nWait", "\n\nSo")
+    assert not any(stop in "I add 4. So we get 7.\nWait" for stop in cut.stops)
 
 
 def test_the_instruction_goes_under_the_last_user_message() -> None:
@@ -42,9 +54,3 @@ def test_the_instruction_becomes_a_message_where_no_user_spoke() -> None:
 def test_an_empty_instruction_changes_nothing() -> None:
     talk = (Message("user", "a"),)
     assert Segmentation(instruction="").instruct(talk) == talk
-
-
-@given(st.lists(st.text("ab .#\n", min_size=1).filter(str.strip).filter(lambda t: "### Step" not in t), max_size=5))
-def test_canonical_reasoning_is_cut_back_into_its_steps(bodies: list[str]) -> None:
-    steps = [CUT.canonical(depth, f" {body}") for depth, body in enumerate(bodies, 1)]
-    assert list(CUT.split("".join(steps))) == steps
