@@ -9,12 +9,13 @@ from typing import Any
 from bench.panel import META, TEACHERS
 from miniature.task import Variety
 from miniature.voices import Panel
+from proxy.decoder.steps import Cut
 
 VOTES = 2
 """Traces of each teacher that a vote counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Method:
     """How to search, with which teachers, judged by whom. `more` are further search settings.
 
@@ -32,6 +33,7 @@ class Method:
     judges: tuple[str, ...] = TEACHERS
     temperature: float = 0.8
     alone: bool = False
+    cut: Cut = "marker"
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,6 +102,10 @@ _MAIN = (
     Method("alder alone ×3, beam B=4, reference", "beam", samples=3, teachers=("alder",)),
     *_searches("predictive", "reference, two children a parent", (4,), more={"siblings": 2}),
     *_searches("predictive", "reference, one child a parent", (4,), more={"siblings": 1}),
+    *_searches("predictive", "reference, diversity 0.5", (4,), more={"diversity": 0.5}),
+    *_searches("predictive", "reference, plateau of two steps", (4,), more={"plateau": 2}),
+    *_searches("predictive", "reference, cut at blank lines", cut="blank-line"),
+    *_searches("predictive", "reference, cut at cue words", (4,), cut="cue-word"),
     *_searches("predictive + cross", "reference + cross"),
     _curation(3, label="reference, alder", **_ALDER),
     *_searches("predictive", "reference, alder", **_ALDER),
@@ -109,7 +115,9 @@ _MAIN = (
     *_searches("cross", "cross, two children a parent", (4,), more={"siblings": 2}),
     *_searches("cross-others", widths=(1,)),
     *_searches("cross", "cross with meta", (1,), judges=(META, *TEACHERS)),
+    *_searches("cross", "cross, cut at blank lines", (1,), cut="blank-line"),
     *_searches("consensus", widths=(1,)),
+    *_searches("consensus", "consensus, until 90 % agree", (1,), more={"agreement": 0.9}),
     *_searches("step", "step, meta", (1,)),
     *_searches("step", "step, alder", **_ALDER),
     *_searches("chunks", "chunks, alder", (1,), **_ALDER),
@@ -121,12 +129,14 @@ _MAIN = (
 _EVEN = (
     _curation(3, alone=True),
     *_searches("predictive", "reference"),
-    *_searches("cross", widths=(1,)),
+    *_searches("predictive + cross", "reference + cross", (1,)),
+    *_searches("cross"),
 )
 
 _SHARED = (
     _curation(3, alone=True),
     *_searches("predictive", "reference"),
+    *_searches("predictive + cross", "reference + cross"),
     *_searches("cross"),
     *_searches("cross-others", widths=(1,)),
     *_searches("cross", "cross with meta", (1,), judges=(META, *TEACHERS)),

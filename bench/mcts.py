@@ -85,7 +85,7 @@ class Tree:
             return teacher, leaf.text
         header = self.segmentation.header(leaf.depth + 1)
         budget = self.settings.budget
-        step = await self._write(teacher, leaf.text + header, None, budget.step_tokens, (self.segmentation.stop,))
+        step = await self._write(teacher, leaf.text + header, None, budget.step_tokens, self.segmentation.stops)
         text = leaf.text + self.segmentation.canonical(leaf.depth + 1, step.text)
         child = Node(text, leaf.depth + 1, closed=step.ended != "marker" or leaf.depth + 1 >= budget.steps)
         leaf.children[teacher.name] = child
@@ -96,8 +96,7 @@ class Tree:
         return teacher, text + self.segmentation.canonical(leaf.depth + 2, rest.text)
 
     async def _reward(self, reasoning: str) -> float:
-        *before, last = self.segmentation.split(reasoning) or ("",)
-        score = await self.scorer.score(self.problem, "".join(before), last, "predictive")
+        score = await self.scorer.score(self.problem, "", reasoning, "predictive")
         self.scored += score.tokens_forwarded
         return math.exp(score.nats)
 
@@ -107,7 +106,7 @@ class Tree:
         self.asked += 1
         sampling = self.settings.sampling
         messages = self.segmentation.instruct(self.problem.messages)
-        seed = derive(sampling.seed, "mcts", self.asked)
+        seed = derive(sampling.seed, reasoning, teacher.name, 0 if stop else self.asked)
         ask = Ask(messages, reasoning, answer, stop, tokens, sampling.temperature, sampling.top_p, seed)
         continuation = await teacher.write(ask)
         self.written += continuation.completion_tokens

@@ -1,9 +1,9 @@
 """The strategies and scores side by side on held-out problems of the embedded task: `python -m bench.quality`.
 
 Real searches by real (small) models, many at a time in a process a core. Prints accuracy with 95 % intervals, the mean
-predictive perplexity of the reference under the winner, tokens written and scored, and wall seconds; what a beam gains
-over curation at equal tokens; and for every score how it orders right and wrong steps, long and short ones, the judge's
-own and others'. Writes the same as JSON, Markdown and a picture. A run that was stopped goes on where it stood.
+predictive perplexity of the reference under the winner, tokens written and scored, and seconds of a core; what a beam
+gains over curation at equal tokens; and for every score how it orders right and wrong steps, long and short ones, the
+judge's own and others'. Writes the same as JSON, Markdown and a picture. A run that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench import report
 from bench.grid import GRID, VOTES, Method, Table
 from bench.mcts import Tree
-from bench.panel import META, SEGMENTATION, Panel, running
+from bench.panel import META, SEGMENTATION, TEACHERS, Meter, Panel, Shared, running
 from bench.report import Run
 from miniature import task
 from proxy.decoder.bandit import Bandit
@@ -40,7 +40,10 @@ from proxy.decoder.summary import summarise
 from proxy.decoder.types import Budget, Message, Problem, Sampling, Settings
 
 ROOT = Path(__file__).parent.parent
-BASE = Settings(score="predictive", budget=Budget(steps=16, step_tokens=96, answer_tokens=64))
+BASE = Settings(
+    quorum=1.0,  # how fast a step comes must not decide here
+    budget=Budget(steps=16, step_tokens=96, answer_tokens=64, deadline_s=1e9),
+)
 MCTS_ROLLOUTS = 14
 """As many as cost the tokens of a beam of four."""
 
@@ -58,29 +61,30 @@ def settings(method: Method, number: int) -> Settings:
 
 
 async def decode(
-    panel: Panel, table: Table, method: Method, number: int, drawn: task.Problem, bandit: Bandit
+    panel: Panel, shared: Shared, table: Table, method: Method, number: int, drawn: task.Problem, bandit: Bandit
 ) -> list[Run]:
     """One problem; a run for each of the method's rows."""
-    scorer = replace(panel.scorer, meta_prover=method.meta_prover, judges=method.judges)
-    chosen = [teacher for teacher in panel.teachers if teacher.name in method.teachers]
-    references = (str(drawn.answer),) if method.needs_reference else ()
-    problem = Problem(f"{method.name}-{number}", (Message("user", drawn.text),), references)
+    meter = Meter()
+    scorer = panel.scorer(method.strategy, method.meta_prover, method.judges, shared, meter)
+    chosen = panel.asked(method.teachers, shared, meter)
+    cut = replace(SEGMENTATION, cut=method.cut)
+    problem = Problem(str(number), (Message("user", drawn.text),), (str(drawn.answer),))
     if method.strategy == "mcts":
-        tree = Tree(problem, chosen, scorer, settings(method, number), SEGMENTATION)
+        tree = Tree(problem, chosen, scorer, settings(method, number), cut)
         found = await tree.search(MCTS_ROLLOUTS)
-        right = float(task.is_correct(drawn, found.answer))
-        return [Run(table.name, method.name, number, right, None, found.written, found.scored, 0.0)]
+        right, seconds = float(task.is_correct(drawn, found.answer)), meter.writing + meter.scoring
+        return [Run(table.name, method.name, number, right, None, found.written, found.scored, seconds)]
     journal = Journal(time.monotonic)
-    result = await search(problem, chosen, scorer, settings(method, number), SEGMENTATION, journal.emit, bandit)
+    result = await search(problem, chosen, scorer, settings(method, number), cut, journal.emit, bandit)
     events = [stamped.event for stamped in journal.events]
     if method.strategy == "curation":
-        return curated(table, method, number, drawn, events)
+        return curated(table, method, number, drawn, events, meter)
     cost = summarise(events).cost
     log_s = None
     if not drawn.open:
         *before, last = (candidate.text for candidate in result.winner.candidates)
-        asked = replace(problem, references=(str(drawn.answer),))
-        log_s = (await panel.scorer.score(asked, "".join(before), last, "predictive")).nats
+        observer = panel.scorer("observe", META, TEACHERS, shared, Meter())
+        log_s = (await observer.score(problem, "".join(before), last, "predictive")).nats
     run = Run(
         table=table.name,
         method=method.name,
@@ -88,15 +92,17 @@ async def decode(
         right=task.share_right(drawn, result.winner.text) if drawn.open else task.is_correct(drawn, result.answer),
         log_s=log_s,
         written=cost.generated_tokens,
-        scored=cost.scored_tokens,
-        seconds=0.0,
+        scored=meter.scored,
+        seconds=meter.writing + meter.scoring,
         winners=tuple(candidate.teacher for candidate in result.winner.candidates),
         marks=report.mark(drawn, events, method.judge),
     )
     return [run]
 
 
-def curated(table: Table, method: Method, number: int, drawn: task.Problem, events: Sequence[Event]) -> list[Run]:
+def curated(
+    table: Table, method: Method, number: int, drawn: task.Problem, events: Sequence[Event], meter: Meter
+) -> list[Run]:
     """Curation with 1 to `samples` traces a teacher; where the table asks for it, one trace alone, and their vote.
 
     All of them choose among the same traces. An answer is the label that its trace ends in, as every teacher writes it.
@@ -109,26 +115,29 @@ def curated(table: Table, method: Method, number: int, drawn: task.Problem, even
     meta = method.needs_reference and method.meta_prover == META
     runs = []
 
-    def add(name: str, chosen: int, among: Sequence[int]) -> None:
+    def add(name: str, chosen: int, among: Sequence[int], seconds: float) -> None:
         log_s = scores[chosen].nats if meta and chosen in scores else None
         written = sum(traces[id].completion_tokens for id in among)
         scored = sum(scores[id].tokens_forwarded for id in among if id in scores)
         right = float(labels[chosen] == drawn.answer)
-        runs.append(Run(table.name, name, number, right, log_s, written, scored, 0.0))
+        share = seconds * len(among) / len(traces)
+        runs.append(Run(table.name, name, number, right, log_s, written, scored, share))
 
     def first(samples: int) -> list[int]:
         """The first traces of every teacher; ids count samples within teachers."""
         return [id for id in traces if id % method.samples < samples]
 
     for samples, name in enumerate(method.rows[: method.samples], 1):
-        ranked = sorted(first(samples), key=lambda id: (scores[id].nats / scores[id].length, -id))
-        add(name, ranked[-1], first(samples))
+        among = [id for id in first(samples) if id in scores]  # a trace may have no text
+        best = max(among, key=lambda id: (scores[id].nats / scores[id].length, -id))
+        add(name, best, first(samples), meter.writing + meter.scoring)
     if method.alone:
         for id in first(1):
-            add(f"{traces[id].teacher} alone", id, [id])
+            add(f"{traces[id].teacher} alone", id, [id], meter.writing)
         voters = first(VOTES)
         votes = [labels[id] for id in voters]
-        add(f"majority vote of {len(voters)}", max(voters, key=lambda id: (votes.count(labels[id]), -id)), voters)
+        elected = max(voters, key=lambda id: (votes.count(labels[id]), -id))
+        add(f"majority vote of {len(voters)}", elected, voters, meter.writing)
     return runs
 
 
@@ -139,13 +148,12 @@ class Share:
     checkpoints: Path
     seed: int
     at_once: int
-    workers: int
     dtype: str
     numbers: dict[tuple[str, str], list[int]]
 
 
 def work(share: Share, out: Any) -> None:
-    """A process: decode its share, method by method, and put every batch of runs on the queue; None at the end."""
+    """A process: decode its share, and put every search's runs on the queue; None at the end."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -159,41 +167,34 @@ def work(share: Share, out: Any) -> None:
 
 async def _work(share: Share, out: Any) -> None:
     for table in GRID:
-        methods = [(method, share.numbers.get((table.name, method.name), [])) for method in table.methods]
-        if not any(numbers for _, numbers in methods):
-            continue
-        drawn = list(_first(share.seed, table, 1 + max(max(numbers, default=0) for _, numbers in methods)))
-        async with running(share.checkpoints, table.panel, share.dtype) as panel:
-            for method, numbers in methods:
-                panel.forget()
-                bandit = Bandit()
-                for first in range(0, len(numbers), share.at_once):
-                    if (parent := multiprocessing.parent_process()) is not None and not parent.is_alive():
-                        return
-                    batch = numbers[first : first + share.at_once]
-                    out.put(await _batch(share, panel, table, method, batch, drawn, bandit))
+        left = {method: {*share.numbers.get((table.name, method.name), ())} for method in table.methods}
+        if any(left.values()):
+            async with running(share.checkpoints, table.panel, share.dtype) as panel:
+                await _compare(share, panel, table, left, out)
 
 
-async def _batch(
-    share: Share,
-    panel: Panel,
-    table: Table,
-    method: Method,
-    numbers: Sequence[int],
-    drawn: Sequence[task.Problem],
-    bandit: Bandit,
-) -> list[Run]:
-    runs: list[Run] = []
-    began = time.monotonic()
+async def _compare(share: Share, panel: Panel, table: Table, left: dict[Method, set[int]], out: Any) -> None:
+    """Every problem by every method that is left for it, some problems at once."""
+    drawn = list(_first(share.seed, table, 1 + max(max(numbers, default=0) for numbers in left.values())))
+    bandits = {method: Bandit() for method in table.methods}
+    places = anyio.CapacityLimiter(share.at_once)
 
-    async def one(number: int) -> None:
-        runs.extend(await decode(panel, table, method, number, drawn[number], bandit))
+    async def one(shared: Shared, method: Method, number: int) -> None:
+        out.put(await decode(panel, shared, table, method, number, drawn[number], bandits[method]))
+
+    async def compare(number: int) -> None:
+        shared = Shared()
+        async with places, anyio.create_task_group() as searches:
+            if (parent := multiprocessing.parent_process()) is not None and not parent.is_alive():
+                return
+            for method, numbers in left.items():
+                if number in numbers:
+                    searches.start_soon(one, shared, method, number)
 
     async with anyio.create_task_group() as group:
-        for number in numbers:
-            group.start_soon(one, number)
-    seconds = (time.monotonic() - began) / len(numbers) / share.workers
-    return [replace(run, seconds=seconds) for run in runs]
+        for number in range(len(drawn)):
+            if any(number in numbers for numbers in left.values()):
+                group.start_soon(compare, number)
 
 
 def _first(seed: int, table: Table, count: int) -> Iterator[task.Problem]:
@@ -219,13 +220,13 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
         for table, method, number in left:
             if number % options.jobs == worker:
                 numbers.setdefault((table, method), []).append(number)
-        shares.append(Share(options.checkpoints, options.seed, options.at_once, options.jobs, options.dtype, numbers))
+        shares.append(Share(options.checkpoints, options.seed, options.at_once, options.dtype, numbers))
     spawned = multiprocessing.get_context("spawn")
     found: Any = spawned.Queue()
     processes = [spawned.Process(target=work, args=(share, found), daemon=True) for share in shares if share.numbers]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, store.open("a") as out:
-        bar = progress.add_task("problems", total=len(wanted), completed=len(wanted) - len(left))
+        bar = progress.add_task("searches", total=len(wanted), completed=len(wanted) - len(left))
         for process in processes:
             process.start()
         running_on = len(processes)
@@ -243,8 +244,7 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
                 out.write(json.dumps(asdict(run)) + "\n")
             out.flush()
             done += runs
-            advance = len({run.problem for run in runs})
-            progress.update(bar, advance=advance, description=f"{runs[0].table}: {runs[0].method}")
+            progress.update(bar, advance=1, description=runs[0].table)
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
@@ -259,7 +259,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("--problems", type=int, default=500, help="held-out problems (default: 500)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--at-once", type=int, default=64, help="problems decoded at once in each (default: 64)")
+    parser.add_argument("--at-once", type=int, default=12, help="problems decoded at once in each (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="which held-out problems (default: 1)")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only rows whose 'TABLE: METHOD' holds this")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")

@@ -25,7 +25,7 @@ class Run:
     """One problem under one method.
 
     right: in [0, 1]. log_s: mean log-probability of the reference after the winner, under the meta-prover. seconds:
-    of wall time that it took, at the throughput of its batch. winners: who wrote which step. marks: how the score
+    of one core, its share of the batches it was in. winners: who wrote which step. marks: how the score
     ordered steps, see `mark`.
     """
 

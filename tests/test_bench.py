@@ -97,7 +97,8 @@ def test_a_stopped_bench_goes_on_where_it_stood(tmp_path: Path) -> None:
         (name, number)
         for name in (
             "alder alone", "birch alone", "cedar alone", "curation×1, reference", "curation×2, reference",
-            "curation×3, reference", "greedy, cross", "greedy, reference", "majority vote of 6",
+            "curation×3, reference", "greedy, cross", "greedy, reference", "greedy, reference + cross",
+            "majority vote of 6",
         )
         for number in range(3)
     ]  # fmt: skip
