@@ -38,6 +38,7 @@ from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
 from proxy.trace.record import Provenance, TeacherProvenance
 from scoring.client import ScorerClient
+from scoring.transport import PooledTransport
 
 
 @dataclass(slots=True)
@@ -84,8 +85,7 @@ class _Builder:
 
     def client(self, base_url: str, socket: Path | None, api_key: str | None = None) -> httpx.AsyncClient:
         """A client of one backend. Calls are bounded by the guard, so the read timeout is not httpx's."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        transport = httpx.AsyncHTTPTransport(uds=str(socket) if socket else None, limits=limits)
+        transport = PooledTransport(str(socket) if socket else None)
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(None, connect=5.0)
         client = httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers, timeout=timeout)

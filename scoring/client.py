@@ -13,6 +13,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from scoring.errors import BadScoreRequest, ScorerUnavailable
+from scoring.transport import PooledTransport
 from scoring.types import ScoreReply, ScoreRequest
 
 __all__ = ["BadScoreRequest", "ScorerClient", "ScorerUnavailable"]
@@ -28,9 +29,7 @@ class ScorerClient:
     def __init__(self, address: str, *, timeout_s: float = 120.0, retry_s: float = 30.0) -> None:
         """`address` is a URL or the path of a Unix socket; `retry_s` bounds how long a lost service is sought."""
         over_tcp = address.startswith(("http://", "https://"))
-        transport = httpx.AsyncHTTPTransport(
-            uds=None if over_tcp else address, limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        )
+        transport = PooledTransport(None if over_tcp else address)
         base_url = address if over_tcp else "http://scorer"
         self._client = httpx.AsyncClient(transport=transport, base_url=base_url, timeout=timeout_s)
         self._retry_s = retry_s

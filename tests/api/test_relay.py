@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.api.relay import Upstream
+from scoring.transport import PooledTransport
 from serving.app import build_app
 from serving.engine import Engine
 from tests import tiny
@@ -234,7 +235,7 @@ async def test_a_client_that_leaves_closes_the_teachers_connection() -> None:
 
 
 async def test_a_teacher_that_is_away_is_a_bad_gateway() -> None:
-    client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds="/nowhere"), base_url="http://upstream/v1/")
+    client = httpx.AsyncClient(transport=PooledTransport("/nowhere"), base_url="http://upstream/v1/")
     panel = Panel(upstreams=[Upstream("anna", "anna", client, PATHS)])
     async with panel.client() as asking:
         reply = await asking.post(CHAT, json=ask(model="anna"))

@@ -19,6 +19,7 @@ from proxy.errors import TeacherError
 from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
 from proxy.teachers.template import ChatTemplate
 from scoring.engine import Engine
+from scoring.transport import PooledTransport
 from scoring.types import Message as Said
 from scoring.types import ScoreRequest, Tree
 from tests.backends.servers import CHECKPOINT, CONTEXT, Backend
@@ -34,7 +35,7 @@ WHOLE = replace(ASK, stop=())
 
 @asynccontextmanager
 async def teacher(backend: Backend, model: str | None = None) -> AsyncIterator[CompatibleTeacher]:
-    async with httpx.AsyncClient(base_url=f"{backend.url}/v1/", timeout=120) as client:
+    async with httpx.AsyncClient(transport=PooledTransport(), base_url=f"{backend.url}/v1/", timeout=120) as client:
         yield CompatibleTeacher(
             "t", model or backend.kind.model, client, ChatTemplate.load(str(CHECKPOINT)), DIALECTS[backend.provider]
         )

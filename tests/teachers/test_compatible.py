@@ -24,6 +24,7 @@ from proxy.teachers.compatible import CompatibleTeacher, Dialect
 from proxy.teachers.template import ChatTemplate, MarkupName
 from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder
+from scoring.transport import PooledTransport
 from scoring.types import Message as Said
 from serving.app import build_app
 from serving.engine import Engine
@@ -65,7 +66,7 @@ async def teacher(
 
 @asynccontextmanager
 async def real(socket: str, folder: Path, dialect: Dialect = REPORTS) -> AsyncIterator[CompatibleTeacher]:
-    async with teacher(httpx.AsyncHTTPTransport(uds=socket), ChatTemplate.load(str(folder)), dialect) as made:
+    async with teacher(PooledTransport(socket), ChatTemplate.load(str(folder)), dialect) as made:
         yield made
 
 
