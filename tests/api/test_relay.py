@@ -235,10 +235,10 @@ async def test_a_client_that_leaves_closes_the_teachers_connection() -> None:
 
 
 async def test_a_teacher_that_is_away_is_a_bad_gateway() -> None:
-    client = httpx.AsyncClient(transport=PooledTransport("/nowhere"), base_url="http://upstream/v1/")
-    panel = Panel(upstreams=[Upstream("anna", "anna", client, PATHS)])
-    async with panel.client() as asking:
-        reply = await asking.post(CHAT, json=ask(model="anna"))
+    async with httpx.AsyncClient(transport=PooledTransport("/nowhere"), base_url="http://upstream/v1/") as client:
+        panel = Panel(upstreams=[Upstream("anna", "anna", client, PATHS)])
+        async with panel.client() as asking:
+            reply = await asking.post(CHAT, json=ask(model="anna"))
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_failed")
     assert panel.relayed == [("anna", "chat/completions", "unreachable")]
 
