@@ -102,12 +102,12 @@ class RemoteScorer:
             tokens_forwarded=reply.tokens_forwarded,
         )
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
         """What each judge would answer now; see `decoder.ports.Scorer`."""
         tree = Tree(_messages(problem), prefix, (step,))
         reply = await self._ask(ScoreRequest(tree, "confidence", self.judges, problem.id))
         (found,) = reply.scores
-        return tuple(answer for answer in found.written if answer)
+        return tuple(answer for answer in found.written if answer), reply.tokens_forwarded
 
     async def _ask(self, request: ScoreRequest) -> ScoreReply:
         try:

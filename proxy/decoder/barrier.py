@@ -17,13 +17,16 @@ from proxy.errors import ScorerError, TeacherError
 
 @dataclass(slots=True)
 class Landing:
-    """A proposal that has come in: its scores by name, all of them as one `score`, and the answers drafted after it."""
+    """A proposal that has come in: its scores by name, all of them as one `score`, and the answers drafted after it,
+    with the tokens that took.
+    """
 
     prefix: Trajectory
     candidate: Candidate
     scores: dict[str, Score] = field(default_factory=dict)
     score: Score | None = None
     drafts: tuple[str, ...] = ()
+    drafted: int = 0
 
     @property
     def trajectory(self) -> Trajectory:

@@ -62,8 +62,8 @@ class Scorer(Protocol):
         """
         ...
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
-        """What each judge would answer if the reasoning ended with this step.
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+        """What each judge would answer if the reasoning ended with this step, and the tokens that took.
 
         Raises:
             ScorerError: the scorer is away, or cannot take this text.

@@ -376,7 +376,7 @@ class _Decoding:
         self.emit(ScoreAsked(candidate.id))
         on_top_of = (self.problem, landing.prefix.text, candidate.text)
         if _CONSENSUS in blend:
-            landing.drafts = await self.scorer.draft(*on_top_of)
+            landing.drafts, landing.drafted = await self.scorer.draft(*on_top_of)
         for name in blend:
             if name != _CONSENSUS:
                 landing.scores[name] = await self.scorer.score(*on_top_of, name, candidate.teacher)
@@ -400,7 +400,8 @@ class _Decoding:
             except ScorerError as exc:
                 barrier.broken = exc
                 return
-            landing.scores[_CONSENSUS] = scored
+            tokens = scored.tokens_forwarded + landing.drafted
+            landing.scores[_CONSENSUS] = replace(scored, tokens_forwarded=tokens)
             self._tell(landing)
 
         async with anyio.create_task_group() as group:

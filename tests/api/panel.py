@@ -79,8 +79,8 @@ class Scorer:
         source = Source.REFERENCE if problem.references else Source.NONE
         return Score(nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9)
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
-        return ("42",)
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+        return ("42",), 9
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         """Nothing to make ready."""

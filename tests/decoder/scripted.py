@@ -67,8 +67,8 @@ class ScriptedScorer:
         judge = self.judges.get(objective, self.judge)
         return Score(judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[str, ...]:
-        return self.drafts(prefix + step)
+    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+        return self.drafts(prefix + step), 7
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         self.read_ahead.append((prefix, begun))
