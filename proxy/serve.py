@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import uvicorn
@@ -32,6 +33,7 @@ def serve(path: Path, *, host: str | None = None, port: int | None = None) -> in
     """Serve until interrupted."""
     config = configuration.load(path)
     serving = server(config, host=host, port=port)
+    gc.freeze()  # what has been loaded so far stays: no collection needs to walk it, which requests would wait for
     print(f"CoRD proxy on http://{serving.config.host}:{serving.config.port}/v1; models are loading, see /ready")
     serving.run()
     return 0 if serving.started else 1
