@@ -221,6 +221,8 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
             if number % options.jobs == worker:
                 numbers.setdefault((table, method), []).append(number)
         shares.append(Share(options.checkpoints, options.seed, options.at_once, options.dtype, numbers))
+    # A process has a dozen models, each with kernels of its own for every shape: more than are kept by default.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
     spawned = multiprocessing.get_context("spawn")
     found: Any = spawned.Queue()
     processes = [spawned.Process(target=work, args=(share, found), daemon=True) for share in shares if share.numbers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -128,8 +128,8 @@ class Row:
     low: float
     high: float
     predictive_perplexity: float | None
-    written: float
-    scored: float
+    written: int
+    scored: int
     seconds: float
     right_first: float | None
     long_first: float | None
@@ -247,9 +247,31 @@ _HEADS = {
 }
 
 
-def _cells(row: Row) -> list[str]:
+_PREFERENCES = ("right_first", "long_first", "own_first", "agreed", "agreed_right")
+
+_COLUMNS = ("", "right, % (95 %)", "S", "written", "scored", "seconds")
+
+_LEGEND = """Shares with Wilson intervals. S: mean predictive perplexity of the true answer after the winner, under meta.
+Tokens written by teachers and read by judges, and seconds of one core, are a problem's. At equal tokens: the same
+problems, paired, against the cheapest curation that wrote no fewer, or the dearest. Of two siblings: how often the
+score puts the right one of a right and a wrong step first, the longer of two right ones, the judge's own of two right
+ones (50 is chance); how often all judges but its author liked one step best, and how often that was right."""
+
+
+def _cells(row: Row, keys: Iterable[str] = _HEADS) -> list[str]:
     values = {**asdict(row), "interval": f"{row.low:.0f}–{row.high:.0f}"}
-    return ["" if values[key] is None else str(values[key]) for key in _HEADS]
+    return ["" if values[key] is None else str(values[key]) for key in keys]
+
+
+def _shown(row: Row) -> list[str]:
+    right = f"{row.accuracy:.1f} ({row.low:.0f}–{row.high:.0f})"
+    perplexity = "" if row.predictive_perplexity is None else f"{row.predictive_perplexity:.2f}"
+    scored = f"{row.scored:,}" if row.scored else ""
+    return [row.method, right, perplexity, f"{row.written:,}", scored, f"{row.seconds:.2f}"]
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return " ".join(f"{share:.0f}" for share in shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,26 +293,28 @@ class Report:
             for row in found.rows:
                 table.add_row(*_cells(row))
             shown.append(table)
-            gains = RichTable("method", "over", "points", "95 %", "written", title=f"{found.name}: at equal tokens")
+            gains = RichTable("method", "over", "points (95 %)", "written", title=f"{found.name}: at equal tokens")
             for gain in found.gains:
                 gains.add_row(*_gain_cells(gain))
             shown.append(gains)
         return shown
 
     def markdown(self) -> str:
-        """The same for documents."""
-        lines = [f"{self.date}, {self.machine}", ""]
+        """The same as a page of a document."""
+        lines = ["# Figures of `make bench-quality`", "", f"{self.date}, {self.machine}.", "", _LEGEND, ""]
         for found in self.found:
-            lines += [f"## {found.name}", "", _line(_HEADS.values()), _line("---" for _ in _HEADS)]
-            lines += [_line(_cells(row)) for row in found.rows]
-            heads = ("method", "over", "points", "95 %", "tokens written")
-            lines += ["", _line(heads), _line("---" for _ in heads)]
-            lines += [_line(_gain_cells(gain)) for gain in found.gains]
-            lines.append("")
-            for method, wins in found.wins.items():
-                told = "; ".join(f"{name} {' '.join(f'{share:.0f}' for share in by)}" for name, by in wins.items())
-                lines.append(f"- {method}: steps won, %, by number: {told}")
-            lines.append("")
+            lines += [f"## {found.name.capitalize()}", "", *_table(_COLUMNS, map(_shown, found.rows)), ""]
+            if found.gains:
+                heads = ("at equal tokens", "over", "points (95 %)", "tokens written")
+                lines += [*_table(heads, map(_gain_cells, found.gains)), ""]
+            judged = [row for row in found.rows if row.right_first is not None]
+            if judged:
+                judging = ("of two siblings", *(_HEADS[key] for key in _PREFERENCES))
+                lines += [*_table(judging, ([row.method, *_cells(row, _PREFERENCES)] for row in judged)), ""]
+            if found.wins:
+                teachers = sorted({teacher for wins in found.wins.values() for teacher in wins})
+                told = [[row, *(_shares(wins.get(name, [])) for name in teachers)] for row, wins in found.wins.items()]
+                lines += [*_table(("winner's steps 1 to 6, %", *teachers), told), ""]
         return "\n".join(lines)
 
     def draw(self, file: Path) -> None:
@@ -333,10 +357,11 @@ def _groups(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
     }
 
 
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def _gain_cells(gain: Gain) -> list[str]:
-    written = f"{gain.written[0]:.0f} : {gain.written[1]:.0f}"
-    return [gain.method, gain.over, f"{gain.points:+.1f}", f"{gain.low:+.1f} to {gain.high:+.1f}", written]
+    points = f"{gain.points:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
+    return [gain.method, gain.over, points, f"{gain.written[0]:,.0f} : {gain.written[1]:,.0f}"]
