@@ -251,7 +251,7 @@ _PREFERENCES = ("right_first", "long_first", "own_first", "agreed", "agreed_righ
 
 _COLUMNS = ("", "right, % (95 %)", "S", "written", "scored", "seconds")
 
-_LEGEND = """Shares with Wilson intervals. S: mean predictive perplexity of the true answer after the winner, under meta.
+_LEGEND = """Shares with Wilson intervals. S: mean predictive perplexity of the true answer after the winner, by meta.
 Tokens written by teachers and read by judges, and seconds of one core, are a problem's. At equal tokens: the same
 problems, paired, against the cheapest curation that wrote no fewer, or the dearest. Of two siblings: how often the
 score puts the right one of a right and a wrong step first, the longer of two right ones, the judge's own of two right
