@@ -37,7 +37,7 @@ SEGMENTATION = Segmentation(instruction=INSTRUCTION)
 TEACHERS = ("alder", "birch", "cedar")
 META = "meta"
 _AT_ONCE = 256
-_CACHE_MB = 384
+_CACHE_MB = 256
 
 T = TypeVar("T")
 

@@ -31,7 +31,8 @@ class Batcher:
             ScorerUnavailable: a model served elsewhere does not answer, or the device has no memory left.
         """
         task = await to_thread.run_sync(self._engine.open, request, limiter=self._tokenizing)
-        await to_thread.run_sync(self._engine.fetch, task, abandon_on_cancel=True)
+        if self._engine.fetches(task):
+            await to_thread.run_sync(self._engine.fetch, task, abandon_on_cancel=True)
         done = self._waiting[task] = anyio.Event()
         self._engine.add(task)
         self._arrived.set()

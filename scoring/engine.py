@@ -177,6 +177,10 @@ class Engine:
             raise BadScoreRequest(message, param="models", code="kv_budget_exceeded")
         return Task(request, passages, readings, size)
 
+    def fetches(self, task: Task) -> bool:
+        """Whether one of its models does not take part in the steps."""
+        return any(not isinstance(self.judges[name], Judge) for name in task.readings)
+
     def fetch(self, task: Task) -> None:
         """Have its rows read by those of its models that do it at once, elsewhere or whole, before it is added; blocks.
 

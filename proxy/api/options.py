@@ -86,7 +86,7 @@ class SearchOptions(BaseModel):
 
 
 FITTED: Mapping[Source, Mapping[str, int]] = {
-    Source.REFERENCE: {"beam_width": 4, "siblings": 2},
+    Source.REFERENCE: {"beam_width": 4, "siblings": 1},
     Source.CONSENSUS: {"beam_width": 1},
     Source.NONE: {"beam_width": 1},
 }

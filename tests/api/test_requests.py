@@ -319,7 +319,7 @@ def test_the_instruction_to_write_steps_is_not_the_apis_to_add() -> None:
 @pytest.mark.parametrize(
     ("cord", "unset", "width", "siblings"),
     [
-        ({"reference": "42"}, {"beam_width", "siblings"}, 4, 2),
+        ({"reference": "42"}, {"beam_width", "siblings"}, 4, 1),
         ({}, {"beam_width", "siblings"}, 1, None),
         ({"reference": "42", "siblings": None, "beam_width": 3}, {"beam_width", "siblings"}, 3, None),
         ({"reference": "42"}, set(), 2, None),
