@@ -249,7 +249,7 @@ _HEADS = {
 
 _PREFERENCES = ("right_first", "long_first", "own_first", "agreed", "agreed_right")
 
-_COLUMNS = ("", "right, % (95 %)", "S", "written", "scored", "seconds")
+_COLUMNS = ("", "problems", "right, % (95 %)", "S", "written", "scored", "seconds")
 
 _LEGEND = """Shares with Wilson intervals. S: mean predictive perplexity of the true answer after the winner, by meta.
 Tokens written by teachers and read by judges, and seconds of one core, are a problem's. At equal tokens: the same
@@ -267,7 +267,7 @@ def _shown(row: Row) -> list[str]:
     right = f"{row.accuracy:.1f} ({row.low:.0f}–{row.high:.0f})"
     perplexity = "" if row.predictive_perplexity is None else f"{row.predictive_perplexity:.2f}"
     scored = f"{row.scored:,}" if row.scored else ""
-    return [row.method, right, perplexity, f"{row.written:,}", scored, f"{row.seconds:.2f}"]
+    return [row.method, str(row.problems), right, perplexity, f"{row.written:,}", scored, f"{row.seconds:.2f}"]
 
 
 def _shares(shares: Sequence[float]) -> str:
