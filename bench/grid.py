@@ -101,7 +101,7 @@ _MAIN = (
     Method("MCTS, reference", "mcts"),
     Method("alder alone ×3, beam B=4, reference", "beam", samples=3, teachers=("alder",)),
     *_searches("predictive", "reference, two children a parent", (4,), more={"siblings": 2}),
-    *_searches("predictive", "reference, one child a parent", (2, 4, 8), more={"siblings": 1}),
+    *_searches("predictive", "reference, one child a parent", (2, 4), more={"siblings": 1}),
     *_searches("predictive", "reference, diversity 0.5", (4,), more={"diversity": 0.5}),
     *_searches("predictive", "reference, plateau of two steps", (4,), more={"plateau": 2}),
     *_searches("predictive", "reference, cut at blank lines", cut="blank-line"),
