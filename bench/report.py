@@ -210,14 +210,20 @@ def _gains(methods: dict[str, list[Run]], rows: Sequence[Row]) -> list[Gain]:
     curations = sorted((row for row in rows if row.method.startswith("curation×")), key=lambda row: row.written)
     gains = []
     for name, runs in methods.items():
-        suffix = name.partition(", ")[2]
-        ours = [row for row in curations if row.method.partition(", ")[2] == suffix]
-        if not name.startswith(("greedy", "beam", "MCTS")) or not ours:
+        judged = [row for row in curations if _judge(row.method) <= _judge(name)]
+        if not name.startswith(("greedy", "beam", "MCTS")) or not judged:
             continue
+        nearest = max((_judge(row.method) for row in judged), key=len)
+        ours = [row for row in judged if _judge(row.method) == nearest]
         rival = next((row for row in ours if row.written >= by_name[name].written), ours[-1])
         mean, low, high = (round(100 * value, 1) for value in paired(runs, methods[rival.method]))
         gains.append(Gain(name, rival.method, mean, low, high, (by_name[name].written, rival.written)))
     return gains
+
+
+def _judge(method: str) -> frozenset[str]:
+    """What a row's name says after its strategy: the score, and who judges."""
+    return frozenset(method.split(", ")[1:])
 
 
 def _wins(runs: Sequence[Run]) -> dict[str, list[float]]:

@@ -72,7 +72,8 @@ def test_a_search_is_held_against_the_curation_that_wrote_no_less() -> None:
     runs = [
         Run("t", method, problem, right, None, written, 0, 0.1)
         for method, right, written in [
-            ("curation×1, reference", 0.0, 50), ("curation×2, reference", 0.0, 120), ("beam B=4, reference", 1.0, 100),
+            ("curation×1, reference", 0.0, 50), ("curation×2, reference", 0.0, 120), ("curation×2, cross", 1.0, 120),
+            ("curation×2, reference, alder", 1.0, 120), ("beam B=4, reference, one child a parent", 1.0, 100),
         ]
         for problem in range(3)
     ]  # fmt: skip
