@@ -4,7 +4,7 @@ The new tokens of all requests are packed into one row, in depth-first order: wh
 then one slice of queries. Attention is computed run by run, each against all the queries below it at once, and
 merged by log-sum-exp (cascade attention; the split of a softmax as in FlashAttention, arXiv 2205.14135). No mask over
 queries x keys is built, no cached prefix is read more than once a layer, and no padding is computed. Many small trees
-go through one masked attention instead, a row a tree, where launching many small ones would cost more than it saves.
+go through one masked attention instead, where launching many small ones would cost more than it saves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ NAME = "cord_tree"
 
 _CALL_PAIRS = 1 << 14
 """What one attention of the cascade costs more than its own pairs, in (query, key) pairs. Measured on CPU."""
+
+_COPY_PAIRS = 16
+"""What copying a key into the batch counts at least, in pairs: few queries must not have long prefixes copied each."""
 
 _MATH_PAIRS = 1 << 22
 """How many (query, key) pairs a head are scored at a time where no fused kernel gives the log-sum-exp."""
@@ -151,7 +154,7 @@ class Plan:
         queries = max(own.stop - own.start for own, _ in self.tops)
         keys = max(own.stop - own.start + above for own, above in self.tops)
         calls = len(self.runs) + sum(below.start < below.stop for below in self.below) + len(self.trunks)
-        return bool(len(self.tops) * queries * keys <= _CALL_PAIRS * calls)
+        return bool(len(self.tops) * max(queries, _COPY_PAIRS) * keys <= _CALL_PAIRS * calls)
 
     def _cascade(self, layer: int, query: Tensor, scale: float) -> Tensor:
         new = self.layers[layer]

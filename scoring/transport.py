@@ -31,7 +31,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             httpx.TransportError: ConnectError, ReadError, RemoteProtocolError or a TimeoutException.
         """
         if self._session is None:
-            self._session = self._opened()
+            self._session = self._opened(encrypted=request.url.scheme == "https")
         timeouts = request.extensions.get("timeout", {})
         timeout = aiohttp.ClientTimeout(None, sock_connect=timeouts.get("connect"), sock_read=timeouts.get("read"))
         content = await request.aread()
@@ -52,12 +52,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if self._session is not None:
             await self._session.close()
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _opened(self, *, encrypted: bool) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
         if self._socket is not None:
             connector = aiohttp.UnixConnector(self._socket, limit=0, keepalive_timeout=_IDLE_S)
         else:
-            secure = httpx.create_ssl_context()
+            secure = httpx.create_ssl_context() if encrypted else True  # reading the certificates takes its time
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, ssl=secure)
         return aiohttp.ClientSession(
             connector=connector,

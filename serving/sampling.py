@@ -37,8 +37,6 @@ def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """The next token of each row of `logits` (B, V), by inverting the cumulative distribution."""
     chosen: list[int] = logits.argmax(-1).tolist()
     warm = [i for i, sampler in enumerate(samplers) if sampler.temperature >= _GREEDY_BELOW]
-    if not warm:
-        return chosen
     for some in ([i for i in warm if samplers[i].whole], [i for i in warm if not samplers[i].whole]):
         if some:
             for i, token in zip(some, _drawn(logits[some].float(), [samplers[i] for i in some]), strict=True):
@@ -56,7 +54,9 @@ def _drawn(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     below = ranked.cumsum(-1) - ranked  # what is more likely than each token
     top_p = torch.tensor([[sampler.top_p] for sampler in samplers], device=logits.device)
     vocabulary = logits.shape[-1]
-    top_k = torch.tensor([[sampler.top_k or vocabulary] for sampler in samplers], device=logits.device)
+    top_k = torch.tensor(
+        [[k if (k := sampler.top_k) > 0 else vocabulary] for sampler in samplers], device=logits.device
+    )
     ranked = ranked.where((below < top_p) & (torch.arange(vocabulary, device=logits.device) < top_k), 0.0)
     return order.gather(-1, _inverted(ranked, samplers)[:, None])[:, 0].tolist()
 

@@ -295,13 +295,14 @@ class _Decoding:
             raise barrier.broken
         for id, teacher in barrier.out.items():
             self.emit(TeacherFailed(id, teacher.name, "straggler", f"{teacher.name}: left behind after the quorum"))
-        complete = [replace(prefix, complete=True) for prefix in growing if barrier.is_complete(prefix)]
-        extended = [landing.trajectory for landing in barrier.landed if not barrier.is_complete(landing.prefix)]
-        self._drop([landing.trajectory for landing in barrier.landed if barrier.is_complete(landing.prefix)], "rank")
+        complete = [prefix for prefix in growing if barrier.is_complete(prefix)]
+        moot = {prefix.tip for prefix in complete}
+        extended = [landing.trajectory for landing in barrier.landed if landing.prefix.tip not in moot]
+        self._drop([landing.trajectory for landing in barrier.landed if landing.prefix.tip in moot], "rank")
         if not complete and not extended and not any(trajectory.closed for trajectory in beam):
             reasons = "; ".join(dict.fromkeys(str(failure) for failure in barrier.failures))
             raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
-        return complete + extended
+        return [replace(prefix, complete=True) for prefix in complete] + extended
 
     async def _propose(
         self, barrier: Barrier, id: int, prefix: Trajectory, teacher: Teacher, sample: int, draft: Draft
