@@ -9,11 +9,13 @@ judge's own and others'. Writes the same as JSON, Markdown and a picture. A run 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
 import platform
 import queue
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -159,6 +161,7 @@ def work(share: Share, out: Any) -> None:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(1)
+    gc.set_threshold(100_000, 50, 1_000)  # what is alive is many models' modules, and does not die
     try:
         anyio.run(_work, share, out)
     finally:
@@ -202,15 +205,20 @@ def _first(seed: int, table: Table, count: int) -> Iterator[task.Problem]:
     return (next(stream) for _ in range(count))
 
 
+def stored(store: Path) -> list[Run]:
+    """What was measured before."""
+    return [Run(**json.loads(line)) for line in store.read_text().splitlines()] if store.exists() else []
+
+
 def measure(options: argparse.Namespace, store: Path) -> list[Run]:
     """Whatever is not stored yet, by a process a core, stored as it comes; everything that was asked for."""
-    done = [Run(**json.loads(line)) for line in store.read_text().splitlines()] if store.exists() else []
+    done = stored(store)
     known = {(run.table, run.method, run.problem) for run in done}
     chosen = [
         (table.name, method)
         for table in GRID
         for method in table.methods
-        if not options.only or any(part in f"{table.name}: {method.name}" for part in options.only)
+        if not options.only or any(re.search(part, f"{table.name}: {method.name}") for part in options.only)
     ]
     wanted = [(table, method.name, number) for table, method in chosen for number in range(options.problems)]
     left = [entry for entry in wanted if entry not in known]
@@ -261,17 +269,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("--problems", type=int, default=500, help="held-out problems (default: 500)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--at-once", type=int, default=12, help="problems decoded at once in each (default: 12)")
+    parser.add_argument("--at-once", type=int, default=16, help="problems decoded at once in each (default: 16)")
     parser.add_argument("--seed", type=int, default=1, help="which held-out problems (default: 1)")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="only rows whose 'TABLE: METHOD' holds this")
+    parser.add_argument("--only", action="append", metavar="REGEX", help="only rows whose 'TABLE: METHOD' this finds")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "miniature" / "checkpoints")
     parser.add_argument("--out", type=Path, default=Path("bench/out"), help="default: bench/out")
+    parser.add_argument(
+        "--beside",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="OUT",
+        help="what this wrote for models trained from another seed: tell what holds in all trainings",
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    runs = measure(options, options.out / f"quality-{options.seed}.jsonl")
+    store = options.out / f"quality-{options.seed}.jsonl"
+    for out in options.beside:
+        if not (out / store.name).exists():
+            parser.error(f"--beside: there is no {out / store.name}")
+    runs = measure(options, store)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    found = report.Report(datetime.now(UTC).date().isoformat(), machine, report.tables(runs))
+    others = [stored(out / store.name) for out in options.beside]
+    retrained = report.retrained([runs, *others]) if others else []
+    found = report.Report(datetime.now(UTC).date().isoformat(), machine, report.tables(runs), retrained)
     Console(width=max(Console().width, 150)).print(*found.rendered())
     (options.out / "quality.json").write_text(json.dumps(found.as_json(), indent=2) + "\n")
     (options.out / "quality.md").write_text(found.markdown())

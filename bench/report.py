@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,33 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrained:
+    """One table after several trainings of the models, on problems that all of them have in common.
+
+    accuracy: of every method in all of them, in per cent, a training each. The gains are of the mean over trainings,
+    their intervals over problems.
+    """
+
+    name: str
+    problems: dict[str, int]
+    accuracy: dict[str, tuple[float, ...]]
+    written: dict[str, int]
+    gains: tuple[Gain, ...]
+
+    def cells(self) -> list[list[str]]:
+        """A row a method: problems, each training's accuracy and their mean, tokens written."""
+        return [
+            [
+                method,
+                str(self.problems[method]),
+                *(f"{share:.1f}" for share in (*shares, sum(shares) / len(shares))),
+                f"{self.written[method]:,}",
+            ]
+            for method, shares in self.accuracy.items()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """One table: its rows, gains at equal tokens, and how often each teacher wrote the winner's nth step."""
 
@@ -171,6 +198,34 @@ def tables(runs: Sequence[Run]) -> list[Found]:
         rows = tuple(_row(method, mine) for method, mine in methods.items())
         wins = {method: _wins(mine) for method, mine in methods.items() if method.startswith(("greedy", "beam"))}
         found.append(Found(name, rows, tuple(_gains(methods, rows)), wins))
+    return found
+
+
+def retrained(trainings: Sequence[Sequence[Run]]) -> list[Retrained]:
+    """What was measured of the same problems after each of several trainings."""
+    known = [{(run.table, run.method, run.problem): run for run in runs} for runs in trainings]
+    same = [[runs[key] for runs in known] for key in known[0] if all(key in runs for runs in known)]
+    mean = [
+        replace(
+            runs[0],
+            right=sum(run.right for run in runs) / len(runs),
+            written=round(sum(run.written for run in runs) / len(runs)),
+        )
+        for runs in same
+    ]
+    found = []
+    for table in tables(mean):
+        rights: dict[str, list[list[float]]] = defaultdict(list)
+        for runs in same:
+            if runs[0].table == table.name:
+                rights[runs[0].method].append([run.right for run in runs])
+        accuracy = {
+            method: tuple(round(100 * sum(column) / len(column), 1) for column in zip(*mine, strict=True))
+            for method, mine in rights.items()
+        }
+        problems = {row.method: row.problems for row in table.rows}
+        written = {row.method: row.written for row in table.rows}
+        found.append(Retrained(table.name, problems, accuracy, written, table.gains))
     return found
 
 
@@ -287,6 +342,7 @@ class Report:
     date: str
     machine: str
     found: list[Found] = field(default_factory=list)
+    retrained: list[Retrained] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -321,6 +377,14 @@ class Report:
                 teachers = sorted({teacher for wins in found.wins.values() for teacher in wins})
                 told = [[row, *(_shares(wins.get(name, [])) for name in teachers)] for row, wins in found.wins.items()]
                 lines += [*_table(("winner's steps 1 to 6, %", *teachers), told), ""]
+        for again in self.retrained:
+            lines += [f"## {again.name.capitalize()}: the models trained from several seeds", ""]
+            trainings = len(next(iter(again.accuracy.values())))
+            columns = ("right, %", "problems", *(f"training {n}" for n in range(1, trainings + 1)), "mean", "written")
+            lines += [*_table(columns, again.cells()), ""]
+            if again.gains:
+                heads = ("at equal tokens", "over", "points in the mean (95 %)", "tokens written")
+                lines += [*_table(heads, map(_gain_cells, again.gains)), ""]
         return "\n".join(lines)
 
     def draw(self, file: Path) -> None:
@@ -359,6 +423,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
         "majority vote": ("*", named(r"majority vote of \d+")),
         "curation, reference": ("s", named(r"curation×\d+, reference")),
         "greedy and beams, reference": ("o", named(r"(greedy|beam B=\d+), reference")),
+        "beams, one child a parent": ("D", named(r"beam B=\d+, reference, one child a parent")),
         "greedy and beams, cross": ("^", named(r"(greedy|beam B=\d+), cross")),
     }
 

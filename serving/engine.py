@@ -19,11 +19,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from serving.rows import Rows, Shelf
+from serving.rows import Known, Rows, Shelf
 from serving.sampling import Sampler, draw
 from serving.stopping import StopScanner
 
 log = logging.getLogger(__name__)
+
+_PADDING = 64
+"""What a forward of its own costs, in tokens of padding: prompts that differ by more are not read together. Measured on
+CPU."""
 
 Finish = Literal["stop", "length", "error"]
 
@@ -149,11 +153,32 @@ class Engine:
     @torch.inference_mode()
     def _tick(self, joining: list[Job]) -> None:
         """One token for everyone: those who join read their prompt for it, the others their last token."""
-        if joining:
-            self._take(joining, self._prefill(joining))
+        first = {job.prompt: job for job in reversed(joining)}
+        again = [job for job in joining if first[job.prompt] is not job]
+        self._join(list(first.values()))
+        if again:
+            # They find on the shelf what has just been read; whoever has already left has put it there.
+            rows = {job.prompt: row for row, job in enumerate(self._running)}
+            for prompt in {job.prompt for job in again} & rows.keys():
+                self._shelf.put(self._rows.known(rows[prompt], prompt))
+            self._join(again)
         self._leave([job for job in self._running if job.cancelled])
         if self._running:
             self._take([], self._decode())
+
+    def _join(self, jobs: Sequence[Job]) -> None:
+        """Read prompts, those together that have about as much to read."""
+        # At least one token is read, for its logits; all of them where each one's are wanted.
+        begun = {job: (None, 0) if job.wants_logs else self._shelf.find(job.prompt[:-1]) for job in jobs}
+        sizes = {job: len(job.prompt) - common for job, (_, common) in begun.items()}
+        batches: list[list[Job]] = []
+        for job in sorted(jobs, key=sizes.__getitem__):
+            if batches and (sizes[job] - sizes[batches[-1][-1]]) * len(batches[-1]) <= _PADDING:
+                batches[-1].append(job)
+            else:
+                batches.append([job])
+        for batch in batches:
+            self._take(batch, self._prefill(batch, [begun[job] for job in batch]))
 
     def _take(self, joining: list[Job], logits: Tensor) -> None:
         """Give each row's next token to its sequence; the finished leave."""
@@ -165,10 +190,8 @@ class Engine:
         self._running.extend(joining)
         self._leave([job for job, token in zip(list(jobs), tokens, strict=True) if self._write(job, token)])
 
-    def _prefill(self, jobs: Sequence[Job]) -> Tensor:
+    def _prefill(self, jobs: Sequence[Job], begun: Sequence[tuple[Known | None, int]]) -> Tensor:
         """Read what is new of prompts (B, S padded on the right) into rows behind the running ones; logits (B, V)."""
-        # At least one token is read, for its logits; all of them where each one's are wanted.
-        begun = [(None, 0) if job.wants_logs else self._shelf.find(job.prompt[:-1]) for job in jobs]
         first = len(self._rows.lengths)
         self._rows.append(begun)
         rests = [job.prompt[common:] for job, (_, common) in zip(jobs, begun, strict=True)]

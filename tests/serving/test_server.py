@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,32 @@ def written(engine: Engine, prompt: tuple[int, ...], tokens: int = 12) -> str:
     engine.submit(Job(prompt, tokens, 0, sampler(0.0, 1.0, 0, 1), (), False, True, sink))
     ended.wait()
     return "".join(text)
+
+
+@pytest.mark.parametrize(("budget_mb", "times"), [(256, 1), (0, 5)])
+def test_a_prompt_that_several_ask_at_once_is_read_once(budget_mb: int, times: int, folder: Path) -> None:
+    prompts = [tuple(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) for text in (PROMPTS[3] * 2, PROMPTS[1])]
+    fresh = Engine.load(folder, device="cpu")
+    wanted = [written(fresh, prompt) for prompt in prompts]
+    engine = Engine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
+    told, begun, ended = [""] * 6, threading.Event(), threading.Semaphore(0)
+
+    def hear(at: int, delta: Delta) -> None:
+        told[at] += delta.text
+        if delta.finish is not None:
+            ended.release()
+
+    # The first holds the engine's thread until all others wait to join.
+    engine.submit(Job((5,), 1, 0, sampler(0.0, 1.0, 0, 1), (), False, True, lambda _: begun.wait() and None))
+    for at in range(6):
+        engine.submit(Job(prompts[at == 5], 12, 0, sampler(0.0, 1.0, 0, 1), (), False, True, partial(hear, at)))
+    begun.set()
+    for _ in range(6):
+        ended.acquire()
+    assert told == [*[wanted[0]] * 5, wanted[1]]
+    assert engine.read == 1 + times * len(prompts[0]) + (5 - times) + len(prompts[1])
+    for one in (fresh, engine):
+        one.close()
 
 
 @pytest.mark.parametrize("budget_mb", [256, 0])
