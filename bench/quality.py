@@ -150,8 +150,12 @@ def curated(
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process works off: of every table, its problems that are not done yet, by table and method."""
+    """What one process works off: of every table, its problems that are not done yet, by table and method.
 
+    cores: where it may run. Its threads take turns, and on one core they do so without waking another.
+    """
+
+    cores: frozenset[int]
     checkpoints: Path
     seed: int
     at_once: int
@@ -165,6 +169,8 @@ def work(share: Share, out: Any) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, share.cores)
     torch.set_num_threads(1)
     gc.set_threshold(100_000, 50, 1_000)  # what is alive is many models' modules, and does not die
     try:
@@ -227,13 +233,15 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
     ]
     wanted = [(table, method.name, number) for table, method in chosen for number in range(options.problems)]
     left = [entry for entry in wanted if entry not in known]
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     shares = []
     for worker in range(options.jobs):
         numbers: dict[tuple[str, str], list[int]] = {}
         for table, method, number in left:
             if number % options.jobs == worker:
                 numbers.setdefault((table, method), []).append(number)
-        shares.append(Share(options.checkpoints, options.seed, options.at_once, options.dtype, numbers))
+        own = frozenset(cores[worker : worker + 1] if options.jobs <= len(cores) else cores)
+        shares.append(Share(own, options.checkpoints, options.seed, options.at_once, options.dtype, numbers))
     # A process has a dozen models, each with kernels of its own for every shape: more than are kept by default.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
     if ALLOCATOR is not None:
