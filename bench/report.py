@@ -18,6 +18,8 @@ from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.types import Candidate, Score
 
 Z95 = 1.959964
+BY_REFERENCE = "beam B=4, reference, one child a parent"
+"""The default where a reference is known: what searches without one are held against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +181,16 @@ class Retrained:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One table: its rows, gains at equal tokens, and how often each teacher wrote the winner's nth step."""
+    """One table: its rows, gains at equal tokens, and how often each teacher wrote the winner's nth step.
+
+    kept: by search without a reference, what it gains over the best teacher alone, in per cent of what the default
+    with a reference gains.
+    """
 
     name: str
     rows: tuple[Row, ...]
     gains: tuple[Gain, ...]
+    kept: dict[str, float]
     wins: dict[str, dict[str, list[float]]]
 
 
@@ -197,7 +204,7 @@ def tables(runs: Sequence[Run]) -> list[Found]:
                 methods[run.method].append(run)
         rows = tuple(_row(method, mine) for method, mine in methods.items())
         wins = {method: _wins(mine) for method, mine in methods.items() if method.startswith(("greedy", "beam"))}
-        found.append(Found(name, rows, tuple(_gains(methods, rows)), wins))
+        found.append(Found(name, rows, tuple(_gains(methods, rows)), _kept(rows), wins))
     return found
 
 
@@ -274,6 +281,19 @@ def _gains(methods: dict[str, list[Run]], rows: Sequence[Row]) -> list[Gain]:
         mean, low, high = (round(100 * value, 1) for value in paired(runs, methods[rival.method]))
         gains.append(Gain(name, rival.method, mean, low, high, (by_name[name].written, rival.written)))
     return gains
+
+
+def _kept(rows: Sequence[Row]) -> dict[str, float]:
+    """See `Found.kept`; empty where the table does not hold what it takes."""
+    accuracy = {row.method: row.accuracy for row in rows}
+    alone = [share for method, share in accuracy.items() if re.fullmatch(r"\w+ alone", method)]
+    if not alone or BY_REFERENCE not in accuracy or accuracy[BY_REFERENCE] <= max(alone):
+        return {}
+    return {
+        method: round(100 * (share - max(alone)) / (accuracy[BY_REFERENCE] - max(alone)), 1)
+        for method, share in accuracy.items()
+        if method.startswith(("greedy", "beam")) and "reference" not in method
+    }
 
 
 def _judge(method: str) -> frozenset[str]:
@@ -369,6 +389,15 @@ class Report:
             if found.gains:
                 heads = ("at equal tokens", "over", "points (95 %)", "tokens written")
                 lines += [*_table(heads, map(_gain_cells, found.gains)), ""]
+            if found.kept:
+                gain = f"of what “{BY_REFERENCE}” gains over the best teacher alone, %"
+                lines += [
+                    *_table(
+                        ("without a reference", gain),
+                        ([method, f"{share:.0f}"] for method, share in found.kept.items()),
+                    ),
+                    "",
+                ]
             judged = [row for row in found.rows if row.right_first is not None]
             if judged:
                 judging = ("of two siblings", *(_HEADS[key] for key in _PREFERENCES))

@@ -82,6 +82,15 @@ def test_a_search_is_held_against_the_curation_that_wrote_no_less() -> None:
     assert (gain.over, gain.points, gain.written) == ("curation×2, reference", 100.0, (100, 120))
 
 
+def test_what_a_search_without_a_reference_keeps_of_the_gain_with_one() -> None:
+    shares = {"a alone": 0, "b alone": 1, report.BY_REFERENCE: 3, "greedy, cross": 2, "greedy, step": 0}
+    runs = [run(i, float(i < right), method) for method, right in shares.items() for i in range(4)]
+    [found] = report.tables(runs)
+    assert found.kept == {"greedy, cross": 50.0, "greedy, step": -50.0}
+    assert "| greedy, cross | 50 |" in report.Report("", "", [found]).markdown()
+    assert report.tables([one for one in runs if one.method != report.BY_REFERENCE])[0].kept == {}
+
+
 def test_several_trainings_are_compared_on_the_problems_they_share() -> None:
     beam, curation = "beam B=4, reference", "curation×2, reference"
     first = [run(i, right, method) for i in range(4) for method, right in ((beam, 1.0), (curation, float(i < 2)))]
