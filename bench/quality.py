@@ -29,11 +29,11 @@ import anyio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import report
+from bench.figures import Run, mark, retrained, tables
 from bench.grid import GRID, VOTES, Method, Table
 from bench.mcts import Tree
 from bench.panel import META, SEGMENTATION, TEACHERS, Meter, Panel, Shared, running
-from bench.report import Run
+from bench.report import Report
 from miniature import task
 from proxy.decoder.bandit import Bandit
 from proxy.decoder.events import Event, Proposed, Scored
@@ -102,7 +102,7 @@ async def decode(
         scored=meter.scored,
         seconds=meter.writing + meter.scoring,
         winners=tuple(candidate.teacher for candidate in result.winner.candidates),
-        marks=report.mark(drawn, events, method.judge),
+        marks=mark(drawn, events, method.judge),
     )
     return [run]
 
@@ -308,8 +308,8 @@ def main() -> int:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     machine += f", {ALLOCATOR}" if ALLOCATOR is not None else ""
     others = [stored(out / store.name) for out in options.beside]
-    retrained = report.retrained([runs, *others]) if others else []
-    found = report.Report(datetime.now(UTC).date().isoformat(), machine, report.tables(runs), retrained)
+    again = retrained([runs, *others]) if others else []
+    found = Report(datetime.now(UTC).date().isoformat(), machine, tables(runs), again)
     Console(width=max(Console().width, 150)).print(*found.rendered())
     (options.out / "quality.json").write_text(json.dumps(found.as_json(), indent=2) + "\n")
     (options.out / "quality.md").write_text(found.markdown())

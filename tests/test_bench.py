@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
+from bench import figures
+from bench.figures import Run
 from bench.grid import GRID
-from bench.report import Run
+from bench.report import Report
 from miniature.task import Problem
 from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.types import Candidate, Score, ScorePart, Source
@@ -24,14 +25,14 @@ def run(problem: int, right: float, method: str = "m", **more: object) -> Run:
 
 
 def test_a_wilson_interval_by_hand() -> None:
-    low, high = report.wilson(0.5, 100)
+    low, high = figures.wilson(0.5, 100)
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert report.wilson(1.0, 500)[0] == pytest.approx(0.9924, abs=1e-4)
+    assert figures.wilson(1.0, 500)[0] == pytest.approx(0.9924, abs=1e-4)
 
 
 def test_a_paired_difference_by_hand() -> None:
     left, right = [run(i, i % 2) for i in range(100)], [run(i, 0.0) for i in reversed(range(100))]
-    mean, low, high = report.paired(left, right)
+    mean, low, high = figures.paired(left, right)
     assert mean == 0.5 and (low, high) == (pytest.approx(0.4015, abs=1e-3), pytest.approx(0.5985, abs=1e-3))
 
 
@@ -53,7 +54,7 @@ def test_marks_count_what_a_score_prefers() -> None:
     problem, events = steps(("j", good, -1, -1), ("longer", good, -2, -2), ("k", bad, -3, -0.5))
     # By their means -1, -2 and -1.75: the right ones win one pair of two, and j's own, shorter one the other. Of the
     # judges j and k, only k judges j's, and likes it best.
-    assert report.mark(problem, events, "j") == {
+    assert figures.mark(problem, events, "j") == {
         "right_pairs": 2, "right_first": 1, "long_pairs": 1, "long_first": 0, "own_pairs": 1, "own_first": 1,
         "votes": 1, "agreed": 1, "agreed_right": 1,
     }  # fmt: skip
@@ -64,7 +65,7 @@ def test_judges_agree_when_all_but_the_author_like_a_step_best(wrong: bool, righ
     problem, _ = steps()
     label = str(problem.start if wrong else problem.advance(problem.start, 0))
     problem, events = steps(("x", label, -1, -1), ("j", label, -0.5, -3), ("k", label, -3, -0.5))
-    found = report.mark(problem, events, None)
+    found = figures.mark(problem, events, None)
     assert (found["votes"], found["agreed"], found["agreed_right"]) == (1, 1, right)
 
 
@@ -77,31 +78,31 @@ def test_a_search_is_held_against_the_curation_that_wrote_no_less() -> None:
         ]
         for problem in range(3)
     ]  # fmt: skip
-    [found] = report.tables(runs)
+    [found] = figures.tables(runs)
     [gain] = found.gains
     assert (gain.over, gain.points, gain.written) == ("curation×2, reference", 100.0, (100, 120))
 
 
 def test_what_a_search_without_a_reference_keeps_of_the_gain_with_one() -> None:
-    shares = {"a alone": 0, "b alone": 1, report.BY_REFERENCE: 3, "greedy, cross": 2, "greedy, step": 0}
+    shares = {"a alone": 0, "b alone": 1, figures.BY_REFERENCE: 3, "greedy, cross": 2, "greedy, step": 0}
     runs = [run(i, float(i < right), method) for method, right in shares.items() for i in range(4)]
-    [found] = report.tables(runs)
+    [found] = figures.tables(runs)
     assert found.kept == {"greedy, cross": 50.0, "greedy, step": -50.0}
-    assert "| greedy, cross | 50 |" in report.Report("", "", [found]).markdown()
-    assert report.tables([one for one in runs if one.method != report.BY_REFERENCE])[0].kept == {}
+    assert "| greedy, cross | 50 |" in Report("", "", [found]).markdown()
+    assert figures.tables([one for one in runs if one.method != figures.BY_REFERENCE])[0].kept == {}
 
 
 def test_several_trainings_are_compared_on_the_problems_they_share() -> None:
     beam, curation = "beam B=4, reference", "curation×2, reference"
     first = [run(i, right, method) for i in range(4) for method, right in ((beam, 1.0), (curation, float(i < 2)))]
     second = [run(i, right, method) for i in range(3) for method, right in ((beam, float(i < 2)), (curation, 0.0))]
-    [found] = report.retrained([[*first, run(0, 1.0, "only in the first")], second])
+    [found] = figures.retrained([[*first, run(0, 1.0, "only in the first")], second])
     assert found.problems == {beam: 3, curation: 3}
     assert found.accuracy == {beam: (100.0, 66.7), curation: (66.7, 0.0)}
     # In the mean of both, the beam is ahead by 0.5, 0.5 and 0.5 points of one.
     [gain] = found.gains
     assert (gain.points, gain.low, gain.high) == (50.0, 50.0, 50.0)
-    page = report.Report("", "", [], [found]).markdown()
+    page = Report("", "", [], [found]).markdown()
     assert f"| {beam} | 3 | 100.0 | 66.7 | 83.3 | 10 |" in page
 
 
