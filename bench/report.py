@@ -94,18 +94,16 @@ class Report:
             won = [[row, *(_shares(wins.get(name, [])) for name in teachers)] for row, wins in found.wins.items()]
             lines += [f"## {found.name.capitalize()}", ""]
             lines += _table(_COLUMNS, map(_shown, found.rows))
-            lines += _table(
-                ("at equal tokens", "over", "points (95 %)", "tokens written"), map(_gain_cells, found.gains)
-            )
+            lines += _table(_EQUAL, map(_gain_cells, found.gains))
             lines += _table(("without a reference", _KEPT), ((row, f"{kept:.0f}") for row, kept in found.kept.items()))
             lines += _table(("of two siblings", *(_HEADS[key] for key in _PREFERENCES)), judged)
             lines += _table(("winner's steps 1 to 6, %", *teachers), won)
         for again in self.retrained:
             trainings = range(1, 1 + len(next(iter(again.accuracy.values()))))
             heads = ("right, %", "problems", *(f"training {number}" for number in trainings), "mean", "written")
-            lines += [f"## {again.name.capitalize()}: the models trained from several seeds", ""]
+            lines += [f"## {again.name.capitalize()}: models of several trainings, gains in the mean", ""]
             lines += _table(heads, _retrained_cells(again))
-            lines += _table(("at equal tokens", "over", "mean (95 %)", "tokens written"), map(_gain_cells, again.gains))
+            lines += _table(_EQUAL, map(_gain_cells, again.gains))
         return "\n".join(lines)
 
     def draw(self, file: Path) -> None:
