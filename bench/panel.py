@@ -28,8 +28,11 @@ from proxy.scorer import RemoteScorer
 from proxy.teachers.compatible import ended_by
 from proxy.teachers.template import ChatTemplate
 from scoring.batcher import Batcher
+from scoring.cache import Pool
 from scoring.engine import Engine as ScoringEngine
 from scoring.engine import Task
+from scoring.judge import Judge
+from scoring.tokens import Elicitation
 from scoring.types import ScoreReply, ScoreRequest
 from serving.engine import Delta, Engine, Job, sampler
 
@@ -37,7 +40,7 @@ SEGMENTATION = Segmentation(instruction=INSTRUCTION)
 TEACHERS = ("alder", "birch", "cedar")
 META = "meta"
 _AT_ONCE = 256
-_CACHE_MB = 256
+_CACHE_MB = 2048
 
 T = TypeVar("T")
 
@@ -162,20 +165,28 @@ class SharingTeacher:
 
 @dataclass(slots=True)
 class Panel:
-    """Teachers; and judges, loaded anew for every way to score, so that none reads for less what another has read."""
+    """Teachers; and judges, loaded anew for every way to score, so that none reads for less what another has read.
+
+    What all of them have read shares one budget: problems that are done give way to those in progress.
+    """
 
     checkpoints: dict[str, Path]
     dtype: str
     group: TaskGroup
     teachers: tuple[LocalTeacher, ...]
     judges: dict[Hashable, Batcher] = field(default_factory=dict)
+    pool: Pool = field(default_factory=lambda: Pool(_CACHE_MB << 20))
 
     def batcher(self, way: Hashable) -> Batcher:
         """The judges for one way to score."""
         if way not in self.judges:
-            models = {name: str(folder) for name, folder in self.checkpoints.items()}
-            engine = _Judges.load(models, device="cpu", dtype=self.dtype, kv_budget_mb=_CACHE_MB)
-            self.judges[way] = Batcher(engine)
+            options: dict[str, Any] = {"device": "cpu", "dtype": self.dtype, "pool": self.pool}
+            with _TURN:  # others may be using the pool
+                judges = {
+                    name: Judge.load(name, str(folder), elicitation=Elicitation(), **options)
+                    for name, folder in self.checkpoints.items()
+                }
+            self.judges[way] = Batcher(_Judges(judges, self.pool))
             self.group.start_soon(self.judges[way].run)
         return self.judges[way]
 
