@@ -229,8 +229,10 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
         (table.name, method)
         for table in GRID
         for method in table.methods
-        if not options.only or any(re.search(part, f"{table.name}: {method.name}") for part in options.only)
+        if not options.only or any(part.search(f"{table.name}: {method.name}") for part in options.only)
     ]
+    if not chosen:
+        raise SystemExit("--only finds no row")
     wanted = [(table, method.name, number) for table, method in chosen for number in range(options.problems)]
     left = [entry for entry in wanted if entry not in known]
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
@@ -279,6 +281,13 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
     return sorted(asked, key=lambda run: (rows[run.table, run.method], run.problem))
 
 
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {exc}") from exc
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
@@ -286,7 +295,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--at-once", type=int, default=12, help="problems decoded at once in each (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="which held-out problems (default: 1)")
-    parser.add_argument("--only", action="append", metavar="REGEX", help="only rows whose 'TABLE: METHOD' this finds")
+    parser.add_argument(
+        "--only", action="append", type=_pattern, metavar="REGEX", help="only rows in whose 'TABLE: METHOD' it is found"
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "miniature" / "checkpoints")
     parser.add_argument("--out", type=Path, default=Path("bench/out"), help="default: bench/out")
