@@ -122,7 +122,7 @@ _MAIN = (
     _curation(2, "step", "step, meta"),
     *_searches("step", "step, meta", (1,)),
     _curation(2, "step", "step, alder", **_ALDER),
-    *_searches("step", "step, alder", **_ALDER),
+    *_searches("step", "step, alder", (1,), **_ALDER),
     *_searches("chunks", "chunks, alder", (1,), **_ALDER),
     *_searches("worst-chunk", "worst chunk, alder", (1,), **_ALDER),
     _curation(2, "contrastive", "contrastive, alder", **_ALDER),
@@ -149,7 +149,6 @@ _SHARED = (
     *_searches("cross-others", widths=(1,)),
     *_searches("cross", "cross with meta", (1,), judges=(META, *TEACHERS)),
     *_searches("consensus", widths=(1,)),
-    *_searches("contrastive", "contrastive, alder", (1,), **_ALDER),
 )
 
 _OPEN = (
