@@ -52,7 +52,7 @@ ALLOCATOR = find_library("jemalloc") or find_library("tcmalloc_minimal")
 and a fifth of their time then goes to it."""
 
 MCTS_ROLLOUTS = 14
-"""As many as cost the tokens of a beam of four."""
+"""They write a quarter more tokens than a beam of four."""
 
 
 def settings(method: Method, number: int) -> Settings:
