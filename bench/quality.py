@@ -217,13 +217,16 @@ def _first(seed: int, table: Table, count: int) -> Iterator[task.Problem]:
 
 
 def stored(store: Path) -> list[Run]:
-    """What was measured before."""
-    return [Run(**json.loads(line)) for line in store.read_text().splitlines()] if store.exists() else []
+    """What was measured before, but for a last line that was being written when it stopped."""
+    *whole, _ = store.read_text().split("\n") if store.exists() else [""]
+    return [Run(**json.loads(line)) for line in whole]
 
 
 def measure(options: argparse.Namespace, store: Path) -> list[Run]:
     """Whatever is not stored yet, by a process a core, stored as it comes; everything that was asked for."""
     done = stored(store)
+    store.touch()
+    os.truncate(store, store.read_bytes().rfind(b"\n") + 1)
     known = {(run.table, run.method, run.problem) for run in done}
     chosen = [
         (table.name, method)
