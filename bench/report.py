@@ -79,10 +79,11 @@ class Report:
             for row in found.rows:
                 table.add_row(*_cells(row))
             shown.append(table)
-            gains = RichTable("method", "over", "points (95 %)", "written", title=f"{found.name}: at equal tokens")
-            for gain in found.gains:
-                gains.add_row(*_gain_cells(gain))
-            shown.append(gains)
+            if found.gains:
+                gains = RichTable(*_EQUAL, title=found.name)
+                for gain in found.gains:
+                    gains.add_row(*_gain_cells(gain))
+                shown.append(gains)
         return shown
 
     def markdown(self) -> str:
