@@ -204,20 +204,20 @@ def retrained(trainings: Sequence[Sequence[Run]]) -> list[Retrained]:
         )
         for runs in same
     ]
-    found = []
-    for table in tables(mean):
-        rights: dict[str, list[list[float]]] = defaultdict(list)
-        for runs in same:
-            if runs[0].table == table.name:
-                rights[runs[0].method].append([run.right for run in runs])
-        accuracy = {
-            method: tuple(round(100 * sum(column) / len(column), 1) for column in zip(*mine, strict=True))
-            for method, mine in rights.items()
-        }
-        problems = {row.method: row.problems for row in table.rows}
-        written = {row.method: row.written for row in table.rows}
-        found.append(Retrained(table.name, problems, accuracy, written, table.gains))
-    return found
+    shares = [
+        {(table.name, row.method): row.accuracy for table in tables(runs) for row in table.rows}
+        for runs in zip(*same, strict=True)
+    ]
+    return [
+        Retrained(
+            table.name,
+            {row.method: row.problems for row in table.rows},
+            {row.method: tuple(each[table.name, row.method] for each in shares) for row in table.rows},
+            {row.method: row.written for row in table.rows},
+            table.gains,
+        )
+        for table in tables(mean)
+    ]
 
 
 def _row(method: str, runs: Sequence[Run]) -> Row:

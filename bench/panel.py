@@ -31,8 +31,6 @@ from scoring.batcher import Batcher
 from scoring.cache import Pool
 from scoring.engine import Engine as ScoringEngine
 from scoring.engine import Task
-from scoring.judge import Judge
-from scoring.tokens import Elicitation
 from scoring.types import ScoreReply, ScoreRequest
 from serving.engine import Delta, Engine, Job, sampler
 
@@ -180,13 +178,10 @@ class Panel:
     def batcher(self, way: Hashable) -> Batcher:
         """The judges for one way to score."""
         if way not in self.judges:
-            options: dict[str, Any] = {"device": "cpu", "dtype": self.dtype, "pool": self.pool}
+            models = {name: str(folder) for name, folder in self.checkpoints.items()}
             with _TURN:  # others may be using the pool
-                judges = {
-                    name: Judge.load(name, str(folder), elicitation=Elicitation(), **options)
-                    for name, folder in self.checkpoints.items()
-                }
-            self.judges[way] = Batcher(_Judges(judges, self.pool))
+                engine = _Judges.load(models, device="cpu", dtype=self.dtype, pool=self.pool)
+            self.judges[way] = Batcher(engine)
             self.group.start_soon(self.judges[way].run)
         return self.judges[way]
 

@@ -47,10 +47,6 @@ BASE = Settings(
     quorum=1.0,  # how fast a step comes must not decide here
     budget=Budget(steps=16, step_tokens=96, answer_tokens=64, deadline_s=1e9),
 )
-ALLOCATOR = find_library("jemalloc") or find_library("tcmalloc_minimal")
-"""What the processes allocate with, if the system has it: PyTorch's aligned blocks fragment glibc's heap in minutes,
-and a fifth of their time then goes to it."""
-
 MCTS_ROLLOUTS = 14
 """They write a quarter more tokens than a beam of four."""
 
@@ -249,8 +245,9 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
         shares.append(Share(own, options.checkpoints, options.seed, options.at_once, options.dtype, numbers))
     # A process has a dozen models, each with kernels of its own for every shape: more than are kept by default.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
-    if ALLOCATOR is not None:
-        os.environ.setdefault("LD_PRELOAD", ALLOCATOR)
+    # PyTorch's aligned blocks fragment glibc's heap in minutes, and a fifth of the time then goes to it.
+    if "LD_PRELOAD" not in os.environ and (allocator := find_library("jemalloc") or find_library("tcmalloc_minimal")):
+        os.environ["LD_PRELOAD"] = allocator
     spawned = multiprocessing.get_context("spawn")
     found: Any = spawned.Queue()
     processes = [spawned.Process(target=work, args=(share, found), daemon=True) for share in shares if share.numbers]
@@ -320,7 +317,7 @@ def main() -> int:
             parser.error(f"--beside: there is no {out / store.name}")
     runs = measure(options, store)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    machine += f", {ALLOCATOR}" if ALLOCATOR is not None else ""
+    machine += f", {Path(os.environ['LD_PRELOAD']).name}" if "LD_PRELOAD" in os.environ else ""
     others = [stored(out / store.name) for out in options.beside]
     again = retrained([runs, *others]) if others else []
     found = Report(datetime.now(UTC).date().isoformat(), machine, tables(runs), again)

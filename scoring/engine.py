@@ -126,14 +126,16 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         kv_budget_mb: int = 1024,
+        pool: Pool | None = None,
         batch_tokens: int = 4096,
         elicitations: Mapping[str, Elicitation] | None = None,
     ) -> Engine:
         """Load checkpoints by name, folders, hub names or addresses (`scoring.remote.Address`) of served models.
 
-        `kv_budget_mb` MiB of cache are for all of them; elicitations go by model.
+        `kv_budget_mb` MiB of cache are for all of them, or a `pool` that other engines use too (not at the same time);
+        elicitations go by model.
         """
-        pool = Pool(kv_budget_mb << 20)
+        pool = pool or Pool(kv_budget_mb << 20)
         judges: dict[str, Reader] = {}
         for name, location in models.items():
             elicitation = (elicitations or {}).get(name, Elicitation())

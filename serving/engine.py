@@ -153,21 +153,26 @@ class Engine:
     @torch.inference_mode()
     def _tick(self, joining: list[Job]) -> None:
         """One token for everyone: those who join read their prompt for it, the others their last token."""
+        if joining:
+            self._join(joining)
+        self._leave([job for job in self._running if job.cancelled])
+        if self._running:
+            self._take([], self._decode())
+
+    def _join(self, joining: Sequence[Job]) -> None:
+        """Read prompts, equal ones once."""
         first = {job.prompt: job for job in reversed(joining)}
         again = [job for job in joining if first[job.prompt] is not job]
-        self._join(list(first.values()))
+        self._read(list(first.values()))
         if again:
             # They find on the shelf what has just been read; whoever has already left has put it there.
             rows = {job.prompt: row for row, job in enumerate(self._running)}
             for prompt in {job.prompt for job in again} & rows.keys():
                 self._shelf.put(self._rows.known(rows[prompt], prompt))
-            self._join(again)
-        self._leave([job for job in self._running if job.cancelled])
-        if self._running:
-            self._take([], self._decode())
+            self._read(again)
 
-    def _join(self, jobs: Sequence[Job]) -> None:
-        """Read prompts, those together that have about as much to read."""
+    def _read(self, jobs: Sequence[Job]) -> None:
+        """Read what the shelf does not know of prompts, those together that have about as much to read."""
         # At least one token is read, for its logits; all of them where each one's are wanted.
         begun = {job: (None, 0) if job.wants_logs else self._shelf.find(job.prompt[:-1]) for job in jobs}
         sizes = {job: len(job.prompt) - common for job, (_, common) in begun.items()}
