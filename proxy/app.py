@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from proxy.api.job import ApiOptions
+from proxy.api.live import LiveSearches
 from proxy.api.options import FITTED, check_score, needs_reference
 from proxy.api.relay import RELAYED, Upstream
 from proxy.api.routes import on_error, routes
@@ -53,6 +54,7 @@ class Parts:
     clients: list[httpx.AsyncClient | ScorerClient]
     upstreams: list[Upstream]
     log: TraceLog | None
+    live: LiveSearches
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -178,8 +180,9 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     if config.traces.folder is not None:
         log = TraceLog(config.traces.folder, rotate_bytes=config.traces.rotate_mb << 20, provenance=provenance)
     metrics = Metrics(trace_log=log)
+    live = LiveSearches()
     keepers = (metrics.keep, log.keep) if log is not None else (metrics.keep,)
-    service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch,))
+    service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch, live.watch))
     general = config.general_settings
     options = ApiOptions(
         scores=scores,
@@ -190,7 +193,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         inline_reasoning=general.inline_reasoning,
     )
     probes = Probes(builder.targets, scorer_target)
-    return Parts(service, options, metrics, probes, builder.children, builder.clients, builder.upstreams, log)
+    return Parts(service, options, metrics, probes, builder.children, builder.clients, builder.upstreams, log, live)
 
 
 def build_app(config: Config) -> Starlette:
@@ -216,6 +219,7 @@ def build_app(config: Config) -> Starlette:
             parts.metrics.render,
             parts.upstreams,
             parts.metrics.on_relay,
+            parts.live,
         ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,

@@ -22,9 +22,10 @@ class ServerEvent:
     id: str = ""
 
 
-def encode(data: str, event: str | None = None) -> bytes:
+def encode(data: str, event: str | None = None, id: str | None = None) -> bytes:
     """One event on the wire. Data of several lines becomes several `data` fields; lone surrogates become `?`."""
-    lines = [f"event: {event}"] if event is not None else []
+    lines = [f"id: {id}"] if id is not None else []
+    lines += [f"event: {event}"] if event is not None else []
     lines += [f"data: {line}" for line in _LINE_END.split(data)]
     return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
 

@@ -111,6 +111,7 @@ class Decoded:
 def _headers(job: Job, id: str) -> dict[str, str]:
     return {
         "x-request-id": id,
+        "x-cord-search-id": job.problem.id,
         "x-cord-model": _header_text(job.ensemble.name),
         "x-cord-strategy": job.settings.strategy,
     }

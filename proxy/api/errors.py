@@ -32,6 +32,10 @@ class UpstreamFailed(CordError):
     """A teacher's own server, to which a request was handed, could not be reached or broke off."""
 
 
+class NotFound(CordError):
+    """There is nothing of this id."""
+
+
 class Busy(CordError):
     """As many searches are running as the server allows. `retry_after_s` is when to come again."""
 
@@ -71,6 +75,8 @@ def describe(exc: Exception) -> ErrorReply:
     match exc:
         case UnknownModel():
             return ErrorReply(404, str(exc), _CLIENT, exc.param or "model", "model_not_found")
+        case NotFound():
+            return ErrorReply(404, str(exc), _CLIENT, None, "not_found")
         case RequestError():
             return ErrorReply(400, str(exc), _CLIENT, exc.param, exc.code)
         case Unauthorised():

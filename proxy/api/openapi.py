@@ -39,7 +39,7 @@ _ERROR = {
 _FAILURES = {
     "400": "the request is at fault; the error names the field",
     "401": "the key is missing or wrong",
-    "404": "no such model",
+    "404": "no such model or search",
     "413": "the body is too long",
     "429": "as many searches run as are allowed",
     "502": "the one teacher that was asked cannot be reached",
@@ -79,6 +79,11 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
             **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
             "/v1/models": _get("Ensembles and single models"),
             "/v1/models/{id}": {**_get("One of them", ("401", "404")), "parameters": [_ID]},
+            "/v1/cord/searches": _get("Searches that can be watched"),
+            "/v1/cord/searches/{id}/events": {
+                **_get("A search's events as they happen (server-sent; docs/live.md)", ("400", "401", "404")),
+                "parameters": [_ID],
+            },
             "/health": _get("Whether the process lives", ()),
             "/ready": _get("Whether the scorer and a teacher answer", ("503",)),
             "/metrics": _get("Prometheus figures", ()),

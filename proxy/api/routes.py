@@ -22,6 +22,7 @@ from proxy.api.decoded import Decoded, request_id
 from proxy.api.errors import ClientGone, ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
+from proxy.api.live import Events, LiveSearches, Searches
 from proxy.api.openapi import describe_api
 from proxy.api.relay import RELAYED, Relay, Told, Upstream
 from proxy.errors import UnknownModel
@@ -69,12 +70,15 @@ def routes(
     metrics: Metrics,
     upstreams: Sequence[Upstream] = (),
     told: Told = lambda *_: None,
+    live: LiveSearches | None = None,
 ) -> list[BaseRoute]:
     """The API's routes. `/health`, `/ready`, `/metrics` and `/openapi.json` ask for no key.
 
-    `upstreams` are the models that can be asked directly; `told` hears of every request that was.
+    `upstreams` are the models that can be asked directly; `told` hears of every request that was. `live` holds the
+    searches that can be watched; it must be one of the service's watchers.
     """
 
+    live = live or LiveSearches()
     known = {name: _model(ensemble, options.created) for name, ensemble in service.ensembles.items()}
     for upstream in upstreams:
         known.setdefault(upstream.name, _entry(upstream.name, options.created))
@@ -123,6 +127,8 @@ def routes(
         *(guarded(f"/v1/{path}", relay.endpoint(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),
+        guarded("/v1/cord/searches", Searches(live), "GET", "searches"),
+        guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events"),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/ready", readiness, methods=["GET"]),
@@ -143,10 +149,13 @@ def create(
     metrics: Metrics,
     upstreams: Sequence[Upstream] = (),
     told: Told = lambda *_: None,
+    live: LiveSearches | None = None,
 ) -> Starlette:
     """The API as an app of its own; the parameters are those of `routes`."""
     handlers = {HTTPException: on_error, Exception: on_error}
-    return Starlette(routes=routes(service, options, ready, metrics, upstreams, told), exception_handlers=handlers)
+    return Starlette(
+        routes=routes(service, options, ready, metrics, upstreams, told, live), exception_handlers=handlers
+    )
 
 
 def _error(reply: ErrorReply, id: str) -> Response:

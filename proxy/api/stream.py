@@ -69,7 +69,7 @@ async def stream_events(
     async def reply() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(_fill, tube, produce, tail)
-            await _drain(pieces, _Wire(send, headers), keepalive_s, lambda exc: explain(exc) + tail)
+            await _drain(pieces, Wire(send, headers), keepalive_s, lambda exc: explain(exc) + tail)
 
     with tube, pieces:
         await while_connected(receive, reply)
@@ -95,7 +95,7 @@ async def _fill(
 
 async def _drain(
     pieces: MemoryObjectReceiveStream[bytes | Exception],
-    wire: _Wire,
+    wire: Wire,
     keepalive_s: float,
     explain: Callable[[Exception], bytes],
 ) -> None:
@@ -115,7 +115,7 @@ async def _drain(
 
 
 @dataclass(slots=True)
-class _Wire:
+class Wire:
     """The response as ASGI messages; the first write starts it."""
 
     send: Send

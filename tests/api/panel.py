@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from proxy.api.health import ComponentState
 from proxy.api.job import ApiOptions
+from proxy.api.live import LiveSearches
 from proxy.api.relay import Upstream
 from proxy.api.routes import create
 from proxy.decoder.events import Event
@@ -105,15 +106,19 @@ class Panel:
     kept: list[tuple[Job, list[Event]]] = field(default_factory=list)
     upstreams: Sequence[Upstream] = ()
     relayed: list[tuple[str, str, str]] = field(default_factory=list)
+    live: LiveSearches = field(default_factory=LiveSearches)
 
     @property
     def app(self) -> Starlette:
         ensembles = {"cord": Ensemble("cord", tuple(self.teachers), self.settings)}
         for teacher in self.teachers:
             ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
-        service = Service(ensembles, self.scorer, Segmentation(), keepers=(self._keep,))
+        watchers = (self.live.watch,)
+        service = Service(ensembles, self.scorer, Segmentation(), keepers=(self._keep,), watchers=watchers)
         page = (b"cord_up 1\n", "text/plain; version=1.0.0")
-        return create(service, self.options, lambda: self.components, lambda: page, self.upstreams, self._told)
+        return create(
+            service, self.options, lambda: self.components, lambda: page, self.upstreams, self._told, self.live
+        )
 
     @property
     def asks(self) -> list[Ask]:
