@@ -64,6 +64,7 @@ async def test_a_whole_reply_has_every_field_clients_read() -> None:
     }
     assert {name: reply.headers[name] for name in reply.headers if name.startswith("x-")} == {
         "x-request-id": "mine-1",
+        "x-cord-search-id": body["id"],
         "x-cord-model": "cord",
         "x-cord-strategy": "beam",
         "x-cord-value": f"{math.exp(-0.5):.6g}",
