@@ -100,8 +100,8 @@ _MAIN = (
     *_searches("predictive", "reference", (1, 2, 4, 8)),
     Method("MCTS, reference", "mcts"),
     Method("alder alone ×3, beam B=4, reference", "beam", samples=3, teachers=("alder",)),
-    *_searches("predictive", "reference, two children a parent", (4,), more={"siblings": 2}),
-    *_searches("predictive", "reference, one child a parent", (2, 4), more={"siblings": 1}),
+    *_searches("predictive", "reference, two children a parent", (4,), more={"max_children_per_parent": 2}),
+    *_searches("predictive", "reference, one child a parent", (2, 4), more={"max_children_per_parent": 1}),
     *_searches("predictive", "reference, diversity 0.5", (4,), more={"diversity": 0.5}),
     *_searches("predictive", "reference, plateau of two steps", (4,), more={"plateau": 2}),
     *_searches("predictive", "reference, cut at blank lines", cut="blank-line"),
@@ -109,11 +109,13 @@ _MAIN = (
     *_searches("predictive + cross", "reference + cross"),
     _curation(3, label="reference, alder", **_ALDER),
     *_searches("predictive", "reference, alder", **_ALDER),
-    *_searches("predictive", "reference, one child a parent, alder", (4,), more={"siblings": 1}, **_ALDER),
+    *_searches(
+        "predictive", "reference, one child a parent, alder", (4,), more={"max_children_per_parent": 1}, **_ALDER
+    ),
     _curation(3, "cross", "cross"),
     *_searches("cross"),
     *_searches("cross", "cross, adaptive", (1,), more={"adaptive": True}),
-    *_searches("cross", "cross, one child a parent", (4,), more={"siblings": 1}),
+    *_searches("cross", "cross, one child a parent", (4,), more={"max_children_per_parent": 1}),
     *_searches("cross-others", widths=(1,)),
     *_searches("cross", "cross with meta", (1,), judges=(META, *TEACHERS)),
     *_searches("cross", "cross, cut at blank lines", (1,), cut="blank-line"),
@@ -134,7 +136,7 @@ _MAIN = (
 _EVEN = (
     _curation(3, alone=True),
     *_searches("predictive", "reference"),
-    *_searches("predictive", "reference, one child a parent", (4,), more={"siblings": 1}),
+    *_searches("predictive", "reference, one child a parent", (4,), more={"max_children_per_parent": 1}),
     *_searches("predictive + cross", "reference + cross", (1,)),
     *_searches("cross"),
 )
@@ -142,10 +144,10 @@ _EVEN = (
 _SHARED = (
     _curation(3, alone=True),
     *_searches("predictive", "reference"),
-    *_searches("predictive", "reference, one child a parent", (4,), more={"siblings": 1}),
+    *_searches("predictive", "reference, one child a parent", (4,), more={"max_children_per_parent": 1}),
     *_searches("predictive + cross", "reference + cross"),
     *_searches("cross"),
-    *_searches("cross", "cross, one child a parent", (4,), more={"siblings": 1}),
+    *_searches("cross", "cross, one child a parent", (4,), more={"max_children_per_parent": 1}),
     *_searches("cross-others", widths=(1,)),
     *_searches("cross", "cross with meta", (1,), judges=(META, *TEACHERS)),
     *_searches("consensus", widths=(1,)),

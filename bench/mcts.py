@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from proxy.decoder.ports import Scorer, Teacher
 from proxy.decoder.selection import derive
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Continuation, Problem, Settings
+from proxy.decoder.types import Continuation, Problem, Settings, TeacherRequest
 
 EXPLORATION = math.sqrt(2) / 2
 """c of UCT (Kocsis & Szepesvári 2006), for rewards in [0, 1]."""
@@ -107,7 +107,7 @@ class Tree:
         sampling = self.settings.sampling
         messages = self.segmentation.instruct(self.problem.messages)
         seed = derive(sampling.seed, reasoning, teacher.name, 0 if stop else self.asked)
-        ask = Ask(messages, reasoning, answer, stop, tokens, sampling.temperature, sampling.top_p, seed)
+        ask = TeacherRequest(messages, reasoning, answer, stop, tokens, sampling.temperature, sampling.top_p, seed)
         continuation = await teacher.write(ask)
         self.written += continuation.completion_tokens
         return continuation

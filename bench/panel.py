@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 from miniature.task import INSTRUCTION
 from proxy.decoder.ports import OnText
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Continuation
+from proxy.decoder.types import Continuation, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.scorer import RemoteScorer
 from proxy.teachers.compatible import ended_by
@@ -95,7 +95,7 @@ class LocalTeacher:
         self.engine: Any = _Teacher.load(folder, device="cpu", dtype=dtype, max_batch=_AT_ONCE)
         self._template = ChatTemplate.load(str(folder))
 
-    async def write(self, ask: Ask) -> tuple[Continuation, float]:
+    async def write(self, ask: TeacherRequest) -> tuple[Continuation, float]:
         """Continue the turn, as `decoder.ports.Teacher`; with the seconds it took."""
         prompt = tuple(self.engine.tokenizer(self._template.turn(ask), add_special_tokens=False)["input_ids"])
         room = self.engine.max_model_len - len(prompt)
@@ -145,14 +145,14 @@ class SharingTeacher:
     teacher: LocalTeacher
     shared: Shared
     meter: Meter
-    formats: bool = False
-    calls: bool = False
+    supports_response_format: bool = False
+    supports_tools: bool = False
 
     @property
     def name(self) -> str:
         return self.teacher.name
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`."""
         found, seconds = await self.shared.once((self.name, ask), lambda: self.teacher.write(ask))
         self.meter.writing += seconds

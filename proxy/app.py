@@ -31,7 +31,7 @@ from proxy.probe import Probes, Target
 from proxy.processes import Child
 from proxy.scorer import RemoteScorer, usable
 from proxy.service import Ensemble, Service
-from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
+from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
 from proxy.teachers.ollama import OllamaTeacher
 from proxy.teachers.template import ChatTemplate
@@ -97,7 +97,7 @@ class _Builder:
     def teacher(self, index: int, entry: TeacherConfig) -> Teacher:
         params, info = entry.litellm_params, entry.model_info
         limits = Limits(timeout_s=info.timeout_s, concurrency=info.max_concurrency)
-        if params.provider not in DIALECTS:
+        if params.provider not in PROVIDERS:
             from proxy.teachers.litellm import LitellmTeacher
 
             self.provenance.append(TeacherProvenance(entry.model_name, params.model, info.revision, None, info.licence))
@@ -111,9 +111,9 @@ class _Builder:
         self.provenance.append(
             TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
         )
-        dialect = DIALECTS[params.provider]
+        provider = PROVIDERS[params.provider]
         kind = OllamaTeacher if params.provider == "ollama" else CompatibleTeacher
-        guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, dialect), limits)
+        guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, provider), limits)
         examine = partial(guarded.examine, self.segmentation) if info.examine else None
         self.targets.append(Target(entry.model_name, upstream.client, "models", required=False, examine=examine))
         return guarded

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from proxy.api.options import SearchOptions
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
-from proxy.teachers.compatible import DIALECTS
+from proxy.teachers.compatible import PROVIDERS
 from proxy.teachers.template import MarkupName
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
@@ -70,7 +70,7 @@ class TeacherConfig(_Section):
 
     @model_validator(mode="after")
     def _has_an_address(self) -> Self:
-        served_elsewhere = self.litellm_params.provider in DIALECTS and self.litellm_params.provider != "local"
+        served_elsewhere = self.litellm_params.provider in PROVIDERS and self.litellm_params.provider != "local"
         if served_elsewhere and self.litellm_params.api_base is None:
             raise ValueError(f"litellm_params.api_base is needed for {self.litellm_params.provider}/ models")
         if self.model_info.mode == "embedding" and not served_elsewhere:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from proxy.decoder.calls import told
+from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Problem, Score, ScorePart, Source
 from proxy.errors import ScorerError
 from scoring.client import BadScoreRequest, ScorerUnavailable
@@ -24,12 +24,12 @@ class Objective:
 
     `models` are the ones asked: the meta-prover, the panel of judges, all of it but the proposer, the meta-prover and
     the proposer, who must be among the scorer's models by the teacher's name, or the reward models. `service` is the
-    scoring service's own name for it; `adds_up` as in `decoder.types.Score`.
+    scoring service's own name for it; `additive` as in `decoder.types.Score`.
     """
 
     source: Source
     models: Literal["meta", "panel", "others", "contrast", "rewards"]
-    adds_up: bool
+    additive: bool
     service: str
 
 
@@ -93,7 +93,7 @@ class RemoteScorer:
         return Score(
             nats=found.nats,
             length=found.length,
-            adds_up=kind.adds_up,
+            additive=kind.additive,
             objective=objective,
             source=kind.source,
             parts=tuple(ScorePart(part.model, part.nats, part.tokens) for part in found.per_model),
@@ -144,4 +144,4 @@ class RemoteScorer:
 
 
 def _messages(problem: Problem) -> tuple[Message, ...]:
-    return tuple(Message(message.role, message.content) for message in told(problem.messages, problem.tools))
+    return tuple(Message(message.role, message.content) for message in with_tools(problem.messages, problem.tools))

@@ -34,14 +34,14 @@ class Ensemble:
     bandit: Bandit = field(default_factory=Bandit)
 
     @property
-    def formats(self) -> bool:
+    def supports_response_format(self) -> bool:
         """Whether one of them, who then writes the answer, can hold it to a format."""
-        return any(teacher.formats for teacher in self.panel)
+        return any(teacher.supports_response_format for teacher in self.panel)
 
     @property
-    def calls(self) -> bool:
+    def supports_tools(self) -> bool:
         """Whether one of them, who then writes the answer, knows how to call tools."""
-        return any(teacher.calls for teacher in self.panel)
+        return any(teacher.supports_tools for teacher in self.panel)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "proxy/decoder": {"proxy.decoder", "proxy.errors"},
     "proxy/teachers": {
-        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.calls", "proxy.decoder.types", "proxy.decoder.ports",
+        "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.tool_calls", "proxy.decoder.types", "proxy.decoder.ports",
         "proxy.decoder.steps",
         "proxy.teachers",
         "serving.stopping",

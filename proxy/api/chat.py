@@ -16,7 +16,7 @@ from proxy.api.dialect import Asked, Dialect
 from proxy.api.errors import ErrorReply
 from proxy.api.fields import CHAT, drop_neutral
 from proxy.api.schema import ChatRequest, parse
-from proxy.decoder import calls
+from proxy.decoder import tool_calls
 from proxy.decoder.events import AnswerDelta, Committed, Scored
 from proxy.decoder.journal import Stamped
 from proxy.decoder.search import STRATEGIES
@@ -44,7 +44,7 @@ class ChunkStream:
     committed: int = 0
     answering: bool = False
     said: str = ""
-    held: StopScanner = field(default_factory=lambda: StopScanner((calls.OPENING,)))
+    held: StopScanner = field(default_factory=lambda: StopScanner((tool_calls.OPENING,)))
 
     def hear(self, stamped: Stamped) -> None:
         """A listener to the search's journal."""
@@ -138,7 +138,7 @@ def _answer(job: Job, result: Result) -> tuple[str, list[dict[str, Any]], str]:
     """What the answer says, the calls it makes in OpenAI's form, and why it ended."""
     if not job.problem.tools:
         return result.answer, [], result.finish_reason
-    content, found = calls.find(result.answer)
+    content, found = tool_calls.find(result.answer)
     called = [
         {
             "id": f"call_{suffix(job)}_{i}",
@@ -189,7 +189,7 @@ def cord_object(job: Job, result: Result, summary: Summary, request_id: str) -> 
         "cost": {
             "candidates": cost.candidates,
             "failures": cost.failures,
-            "spared": cost.spared,
+            "skipped": cost.skipped,
             "generated_tokens": cost.generated_tokens,
             "prompt_tokens": cost.prompt_tokens,
             "score_calls": cost.score_calls,
@@ -230,11 +230,11 @@ def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
     except RequestError as exc:
         return exc.param
     if asked.get("tools") not in (None, []):
-        if not ensemble.calls:
+        if not ensemble.supports_tools:
             return "tools"
         if asked.get("tool_choice") not in (None, "auto", "none"):
             return "tool_choice"  # nobody here is held to calling
-    if asked.get("response_format") not in (None, {"type": "text"}) and not ensemble.formats:
+    if asked.get("response_format") not in (None, {"type": "text"}) and not ensemble.supports_response_format:
         return "response_format"
     messages = asked.get("messages")
     for message in messages if isinstance(messages, list) else ():

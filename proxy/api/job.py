@@ -92,7 +92,7 @@ def _tools(request: ChatRequest, ensemble: Ensemble) -> tuple[Mapping[str, Any],
     """What the answer may call; it is a teacher that knows how who must write it."""
     if not request.tools or request.tool_choice == "none":
         return ()
-    if not ensemble.calls:
+    if not ensemble.supports_tools:
         message = f"no teacher of {ensemble.name!r} knows how to call tools; only [] is accepted"
         raise RequestError(message, param="tools", code="unsupported_parameter")
     return tuple(tool.model_dump(exclude_none=True) for tool in request.tools)
@@ -103,7 +103,7 @@ def _format(request: ChatRequest, ensemble: Ensemble) -> dict[str, Any] | None:
     asked = request.response_format
     if asked is None or asked.type == "text":
         return None
-    if not ensemble.formats:
+    if not ensemble.supports_response_format:
         message = f"no teacher of {ensemble.name!r} can hold an answer to a format; only {{'type': 'text'}} is accepted"
         raise RequestError(message, param="response_format", code="unsupported_parameter")
     return asked.model_dump(by_alias=True, exclude_none=True)

@@ -18,7 +18,8 @@ from proxy.errors import RequestError
 
 _SEARCH_FIELDS = (
     "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum", "patience_s",
-    "read_ahead", "answerer", "siblings", "alike", "plateau", "agreement", "adaptive", "exploration",
+    "prefill_partial_steps", "answerer", "max_children_per_parent", "similarity_threshold", "plateau", "agreement",
+    "adaptive", "exploration",
 )  # fmt: skip
 _BUDGET_FIELDS = {
     "max_steps": "steps",
@@ -27,7 +28,9 @@ _BUDGET_FIELDS = {
     "answer_tokens": "answer_tokens",
     "deadline_s": "deadline_s",
 }
-_NULL_MEANS_SOMETHING = frozenset({"commit_lag", "answerer", "siblings", "alike", "plateau", "agreement"})
+_NULL_MEANS_SOMETHING = frozenset(
+    {"commit_lag", "answerer", "max_children_per_parent", "similarity_threshold", "plateau", "agreement"}
+)
 
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -38,7 +41,7 @@ class SearchOptions(BaseModel):
 
     A key left out keeps what the ensemble is configured with. So does null, but for `commit_lag` (null: wait for
     convergence), `answerer` (null: the teacher that closed the thinking), and what bounds or ends a search unless it
-    is null: `siblings`, `alike`, `plateau`, `agreement`.
+    is null: `max_children_per_parent`, `similarity_threshold`, `plateau`, `agreement`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -52,10 +55,10 @@ class SearchOptions(BaseModel):
     commit_lag: Annotated[int, Field(ge=0, le=1024)] | None = None
     quorum: Annotated[float, Field(ge=0, le=1)] | None = None
     patience_s: Annotated[float, Field(ge=0, le=3600)] | None = None
-    read_ahead: bool | None = None
+    prefill_partial_steps: bool | None = None
     answerer: Name | None = None
-    siblings: Annotated[int, Field(ge=1, le=64)] | None = None
-    alike: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_children_per_parent: Annotated[int, Field(ge=1, le=64)] | None = None
+    similarity_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
     plateau: Annotated[int, Field(ge=1, le=1024)] | None = None
     agreement: Annotated[float, Field(gt=0, le=1)] | None = None
     adaptive: bool | None = None
@@ -86,7 +89,7 @@ class SearchOptions(BaseModel):
 
 
 FITTED: Mapping[Source, Mapping[str, int]] = {
-    Source.REFERENCE: {"beam_width": 4, "siblings": 1},
+    Source.REFERENCE: {"beam_width": 4, "max_children_per_parent": 1},
     Source.CONSENSUS: {"beam_width": 1},
     Source.NONE: {"beam_width": 1},
 }

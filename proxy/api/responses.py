@@ -344,7 +344,7 @@ def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
         return "input"
     text = asked.get("text")
     wanted = text.get("format") if isinstance(text, dict) else None
-    return "text" if wanted not in (None, {"type": "text"}) and not ensemble.formats else None
+    return "text" if wanted not in (None, {"type": "text"}) and not ensemble.supports_response_format else None
 
 
 DIALECT = Dialect(

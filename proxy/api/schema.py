@@ -23,7 +23,7 @@ from pydantic_core import from_json
 
 from proxy.api.fields import Neutral, drop_neutral
 from proxy.api.options import SearchOptions
-from proxy.decoder.calls import Call, response
+from proxy.decoder.tool_calls import ToolCall, response
 from proxy.decoder.types import Message
 from proxy.errors import RequestError
 
@@ -69,7 +69,7 @@ class CalledFunction(Wire):
     arguments: str
 
 
-class ToolCall(Wire):
+class WireToolCall(Wire):
     """A call that an earlier reply made."""
 
     id: str | None = None
@@ -105,7 +105,7 @@ class WireMessage(Wire):
     annotations: Any = None
     audio: None = None
     function_call: None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[WireToolCall] | None = None
     tool_call_id: str | None = None
 
     @field_validator("content")
@@ -129,7 +129,7 @@ class WireMessage(Wire):
         content = self.content or ""
         match self.role:
             case "assistant":
-                calls = [Call(call.function.name, call.function.arguments).text for call in self.tool_calls or ()]
+                calls = [ToolCall(call.function.name, call.function.arguments).text for call in self.tool_calls or ()]
                 said = _CLOSED_THINKING.sub("", content)
                 return Message("assistant", "\n".join(filter(None, [said, *calls])), self.name)
             case "tool":

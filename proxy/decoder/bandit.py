@@ -12,7 +12,7 @@ _WORTH_HALF = 0.5
 
 
 @dataclass(slots=True)
-class Record:
+class TeacherStats:
     """How one teacher has fared at one stage of the reasoning."""
 
     won: int = 0
@@ -35,7 +35,7 @@ class Bandit:
     """
 
     thrift: float = 0.5
-    records: dict[tuple[int, str], Record] = field(default_factory=lambda: defaultdict(Record))
+    records: dict[tuple[int, str], TeacherStats] = field(default_factory=lambda: defaultdict(TeacherStats))
 
     def choose(self, teachers: Sequence[str], depth: int, seed: int, exploration: float) -> frozenset[str]:
         """Whom to ask for step `depth` (from 1): the promising, and each other with probability `exploration`."""

@@ -30,7 +30,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProposalRequested:
     """A teacher was asked for the candidate that will carry this id."""
 
     id: int
@@ -40,7 +40,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Spared:
+class TeacherSkipped:
     """A teacher was not asked for step `depth`, under any prefix: it seldom wins there."""
 
     depth: int
@@ -63,7 +63,7 @@ class TeacherFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreAsked:
+class ScoreRequested:
     id: int
 
 
@@ -96,7 +96,7 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerAsked:
+class AnswerRequested:
     teacher: str
 
 
@@ -125,16 +125,16 @@ class Cancelled:
 
 Event = (
     Started
-    | Asked
-    | Spared
+    | ProposalRequested
+    | TeacherSkipped
     | Proposed
     | TeacherFailed
-    | ScoreAsked
+    | ScoreRequested
     | Scored
     | Pruned
     | StepDecided
     | Committed
-    | AnswerAsked
+    | AnswerRequested
     | AnswerDelta
     | Finished
     | Failed

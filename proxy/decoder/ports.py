@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.decoder.events import Event
-from proxy.decoder.types import Ask, Continuation, Problem, Score
+from proxy.decoder.types import Continuation, Problem, Score, TeacherRequest
 
 OnText = Callable[[str], None]
 Emit = Callable[[Event], None]
@@ -23,16 +23,16 @@ class Teacher(Protocol):
     def name(self) -> str: ...
 
     @property
-    def formats(self) -> bool:
+    def supports_response_format(self) -> bool:
         """Whether it can hold an answer to a format, as a JSON schema."""
         ...
 
     @property
-    def calls(self) -> bool:
+    def supports_tools(self) -> bool:
         """Whether it knows how to call tools."""
         ...
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; `on_text` is handed the text as it arrives.
 
         Raises:

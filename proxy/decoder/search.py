@@ -18,28 +18,27 @@ from proxy.decoder import selection
 from proxy.decoder.bandit import Bandit
 from proxy.decoder.barrier import Barrier, Draft, Landing
 from proxy.decoder.events import (
-    AnswerAsked,
     AnswerDelta,
-    Asked,
+    AnswerRequested,
     Cancelled,
     Committed,
     Failed,
     Finished,
+    ProposalRequested,
     Proposed,
     Pruned,
     PruneReason,
-    ScoreAsked,
     Scored,
-    Spared,
+    ScoreRequested,
     Started,
     StepDecided,
     TeacherFailed,
+    TeacherSkipped,
 )
 from proxy.decoder.ports import Emit, Scorer, Teacher
 from proxy.decoder.selection import Rank, Spread
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import (
-    Ask,
     Candidate,
     FinishReason,
     Problem,
@@ -47,6 +46,7 @@ from proxy.decoder.types import (
     Settings,
     Source,
     StopCause,
+    TeacherRequest,
     Trajectory,
 )
 from proxy.errors import ScorerError, SearchError, TeacherError
@@ -173,7 +173,7 @@ class _Decoding:
         A teacher that fails before it has said anything is replaced by the next; after that nothing can be
         taken back, and the search fails.
         """
-        ask = Ask(
+        ask = TeacherRequest(
             messages=self.segmentation.instruct(self.problem.messages),
             reasoning=winner.text,
             answer="",
@@ -191,7 +191,7 @@ class _Decoding:
             return Result(winner, value, stopped, "", closer, 0, 0, "length")
         failures: list[TeacherError] = []
         for teacher in self._answerers(closer):
-            self.emit(AnswerAsked(teacher.name))
+            self.emit(AnswerRequested(teacher.name))
             reply = _Reply(self.emit)
             try:
                 written = await teacher.write(ask, reply.hear)
@@ -248,7 +248,8 @@ class _Decoding:
         able = [
             teacher
             for teacher in self.panel
-            if (teacher.formats or problem.format is None) and (teacher.calls or not problem.tools)
+            if (teacher.supports_response_format or problem.format is None)
+            and (teacher.supports_tools or not problem.tools)
         ]
         return sorted(able, key=lambda teacher: teacher.name != first)
 
@@ -261,7 +262,7 @@ class _Decoding:
         asked = self.bandit.choose(names, depth, seed, self.settings.exploration)
         for name in names:
             if name not in asked:
-                self.emit(Spared(depth, name))
+                self.emit(TeacherSkipped(depth, name))
         return [teacher for teacher in self.panel if teacher.name in asked]
 
     async def _expand(self, beam: Sequence[Trajectory]) -> list[Trajectory]:
@@ -309,7 +310,7 @@ class _Decoding:
     ) -> None:
         """One proposal from the call to its score. A failing teacher is an event; a failing scorer ends the step."""
         depth = len(prefix.candidates) + 1
-        self.emit(Asked(id, prefix.tip, depth, teacher.name))
+        self.emit(ProposalRequested(id, prefix.tip, depth, teacher.name))
         try:
             seed = selection.derive(self.settings.sampling.seed, prefix.text, teacher.name, sample)
             ask = self._step_ask(prefix, depth, seed)
@@ -342,7 +343,7 @@ class _Decoding:
 
     @property
     def _reads_ahead(self) -> bool:
-        return self.settings.read_ahead and self.strategy.rank == "score"
+        return self.settings.prefill_partial_steps and self.strategy.rank == "score"
 
     async def _read_ahead(self, prefix: Trajectory, draft: Draft) -> None:
         """Let the scorer read a step while it is written, so that only its end is left to read when it is done."""
@@ -356,8 +357,8 @@ class _Decoding:
                 known = len(begun)
                 await self.scorer.read(self.problem, prefix.text, begun, next(iter(self.blend)))
 
-    def _step_ask(self, prefix: Trajectory, depth: int, seed: int) -> Ask:
-        return Ask(
+    def _step_ask(self, prefix: Trajectory, depth: int, seed: int) -> TeacherRequest:
+        return TeacherRequest(
             messages=self.segmentation.instruct(self.problem.messages),
             reasoning=prefix.text + self.segmentation.header(depth),
             answer=None,
@@ -374,7 +375,7 @@ class _Decoding:
         candidate, blend = landing.candidate, self.blend
         if not blend:
             return
-        self.emit(ScoreAsked(candidate.id))
+        self.emit(ScoreRequested(candidate.id))
         on_top_of = (self.problem, landing.prefix.text, candidate.text)
         if _CONSENSUS in blend:
             landing.drafts, landing.drafted = await self.scorer.draft(*on_top_of)
@@ -419,7 +420,9 @@ class _Decoding:
         """Let the barrier fall: keep the best, drop the rest, commit what all survivors share."""
         pool = [trajectory for trajectory in beam if not self._open(trajectory)] + list(extended)
         width = self.strategy.width or self.settings.beam_width
-        spread = Spread(self.settings.diversity, self.settings.siblings, self.settings.alike)
+        spread = Spread(
+            self.settings.diversity, self.settings.max_children_per_parent, self.settings.similarity_threshold
+        )
         best = selection.choose(pool, self._rank(pool), width, spread)
         kept = selection.enforce_lag(best.beam, self.settings.commit_lag)
         self._drop(best.dropped, "rank")

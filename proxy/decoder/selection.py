@@ -84,7 +84,7 @@ def by_chance(seed: int) -> Rank:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """The beam in order of rank, best first, and what fell out of it: by its rank, or for saying what a better said."""
 
     beam: tuple[Trajectory, ...]
@@ -97,23 +97,23 @@ class Spread:
     """How the beam is kept from filling up with one parent's children, or with one step in several wordings.
 
     With `diversity` γ > 0 the k-th best child of a parent (k from 0) is ranked γ·k nats lower (Li, Monroe & Jurafsky,
-    arXiv 1611.08562). Those beyond `siblings` get a place only if it would stay empty. One whose words are `alike` a
-    better sibling's is dropped.
+    arXiv 1611.08562). A child beyond `max_children_per_parent` gets a place only if it would stay empty. A child is
+    dropped when its words overlap a better sibling's by `similarity_threshold` or more.
     """
 
     diversity: float = 0.0
-    siblings: int | None = None
-    alike: float | None = None
+    max_children_per_parent: int | None = None
+    similarity_threshold: float | None = None
 
     def repeats(self, trajectory: Trajectory, better: Sequence[Trajectory]) -> bool:
         """Whether one of these siblings says the same."""
-        if self.alike is None:
+        if self.similarity_threshold is None:
             return False
         text = trajectory.candidates[-1].text
-        return any(similarity(text, other.candidates[-1].text) >= self.alike for other in better)
+        return any(similarity(text, other.candidates[-1].text) >= self.similarity_threshold for other in better)
 
 
-def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -> Choice:
+def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -> Selection:
     """Keep the best `width` of the pool.
 
     Finished trajectories compete with living ones for the same places. The beam's own order is that of the
@@ -133,13 +133,13 @@ def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -
         if spread.repeats(trajectory, better):
             repeated.append(trajectory)
             continue
-        if spread.siblings is not None and len(better) >= spread.siblings:
+        if spread.max_children_per_parent is not None and len(better) >= spread.max_children_per_parent:
             surplus.append(trajectory)
             continue
         penalised.append((-worth[trajectory.path] + spread.diversity * len(better), trajectory.path, trajectory))
         better.append(trajectory)
     ranked = [trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])] + surplus
-    return Choice(tuple(sorted(ranked[:width], key=order)), tuple(ranked[width:]), tuple(repeated))
+    return Selection(tuple(sorted(ranked[:width], key=order)), tuple(ranked[width:]), tuple(repeated))
 
 
 def shared(beam: Sequence[Trajectory]) -> tuple[Candidate, ...]:
@@ -152,11 +152,11 @@ def shared(beam: Sequence[Trajectory]) -> tuple[Candidate, ...]:
     return tuple(common)
 
 
-def enforce_lag(beam: Sequence[Trajectory], lag: int | None) -> Choice:
+def enforce_lag(beam: Sequence[Trajectory], lag: int | None) -> Selection:
     """Drop what disagrees with the best trajectory further back than `lag` steps; None never drops."""
     settled = max(len(beam[0].path) - lag, 0) if lag is not None else 0
     agrees = [trajectory.path[:settled] == beam[0].path[:settled] for trajectory in beam]
-    return Choice(
+    return Selection(
         tuple(trajectory for trajectory, same in zip(beam, agrees, strict=True) if same),
         tuple(trajectory for trajectory, same in zip(beam, agrees, strict=True) if not same),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proxy.decoder.events import Event, Finished, Proposed, ScoreAsked, Scored, Spared, TeacherFailed
+from proxy.decoder.events import Event, Finished, Proposed, Scored, ScoreRequested, TeacherFailed, TeacherSkipped
 from proxy.decoder.types import Candidate, Result, Score, Source
 
 
@@ -29,12 +29,12 @@ class Usage:
 class Cost:
     """What the whole search spent: proposals, tokens the teachers wrote and read, tokens the scorer forwarded.
 
-    `spared` counts the teachers that a step did without, in an adaptive search.
+    `skipped` counts the teachers that a step did without, in an adaptive search.
     """
 
     candidates: int = 0
     failures: int = 0
-    spared: int = 0
+    skipped: int = 0
     generated_tokens: int = 0
     prompt_tokens: int = 0
     score_calls: int = 0
@@ -64,27 +64,27 @@ def summarise(events: Iterable[Event]) -> Summary:
     """Fold a search's events."""
     proposed: list[Candidate] = []
     scores: dict[int, Score] = {}
-    failures = score_calls = spared = 0
+    failures = score_calls = skipped = 0
     result: Result | None = None
     for event in events:
         match event:
             case Proposed(candidate):
                 proposed.append(candidate)
-            case ScoreAsked():
+            case ScoreRequested():
                 score_calls += 1
             case Scored(id, score):
                 scores[id] = score
             case TeacherFailed():
                 failures += 1
-            case Spared():
-                spared += 1
+            case TeacherSkipped():
+                skipped += 1
             case Finished(found):
                 result = found
     answer_tokens, answer_prompt = (result.answer_tokens, result.answer_prompt_tokens) if result else (0, 0)
     cost = Cost(
         candidates=len(proposed),
         failures=failures,
-        spared=spared,
+        skipped=skipped,
         generated_tokens=sum(candidate.completion_tokens for candidate in proposed) + answer_tokens,
         prompt_tokens=sum(candidate.prompt_tokens for candidate in proposed) + answer_prompt,
         score_calls=score_calls,

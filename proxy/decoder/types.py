@@ -72,13 +72,13 @@ class Settings:
         beam_width: B, how many trajectories survive a step.
         samples: proposals per teacher and prefix.
         diversity: nats taken off a candidate for each better sibling under its parent (arXiv 1611.08562).
-        siblings: how many children of one parent survive while there are others; None is as many as there are.
-        alike: share of words two siblings must have in common for the worse to be dropped; None keeps all that differ.
+        max_children_per_parent: children of one parent that survive while other parents have any; None sets no limit.
+        similarity_threshold: the worse of two siblings that share so many of their words is dropped; None keeps both.
         length_penalty: α of Σ log p / length^α for scores that add up over steps (arXiv 1609.08144).
         commit_lag: a step is sent at the latest when it lies this many steps back; None waits for convergence.
         quorum: share of a step's proposals that must have been scored before stragglers may be left behind.
         patience_s: seconds granted to stragglers after the quorum.
-        read_ahead: whether the scorer reads steps while they are being written.
+        prefill_partial_steps: whether the scorer reads steps while they are being written.
         answerer: the teacher that writes the final answer; None is the one that closed the thinking.
         plateau: the reasoning ends when the best score has not risen for this many steps; None goes on.
         agreement: the reasoning ends when this share of the drafted answers is the same, for scores that draft.
@@ -91,13 +91,13 @@ class Settings:
     beam_width: int = 4
     samples: int = 1
     diversity: float = 0.0
-    siblings: int | None = None
-    alike: float | None = None
+    max_children_per_parent: int | None = None
+    similarity_threshold: float | None = None
     length_penalty: float = 1.0
     commit_lag: int | None = 8
     quorum: float = 0.75
     patience_s: float = 20.0
-    read_ahead: bool = False
+    prefill_partial_steps: bool = False
     answerer: str | None = None
     plateau: int | None = None
     agreement: float | None = None
@@ -124,7 +124,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TeacherRequest:
     """One call to a teacher: continue this half-written assistant turn.
 
     `reasoning` is canonical text, every step ending in a blank line, plus the seeded header of the step asked for.
@@ -188,14 +188,14 @@ class ScorePart:
 class Score:
     """How good a candidate is, in nats.
 
-    With `adds_up` the score judges the step alone, and a trajectory sums nats and length over its steps;
+    With `additive` the score judges the step alone, and a trajectory sums nats and length over its steps;
     without it the score already judges the whole trajectory (predictive perplexity looks ahead from its end).
     `queue_s` and `batch_size` tell how the scorer worked it off. `beside` are the other scores of a blend.
     """
 
     nats: float
     length: float
-    adds_up: bool
+    additive: bool
     objective: str
     source: Source
     parts: tuple[ScorePart, ...] = ()
@@ -214,7 +214,7 @@ class Tally:
 
     def add(self, score: Score) -> Tally:
         """With one more step."""
-        if score.adds_up:
+        if score.additive:
             return Tally(self.nats + score.nats, self.length + score.length)
         return Tally(score.nats, score.length)
 

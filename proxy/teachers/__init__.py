@@ -1,1 +1,1 @@
-"""Teachers: adapters that turn an `Ask` into a call on some backend, and its reply into a `Continuation`."""
+"""Teachers: adapters that turn an `TeacherRequest` into a call on some backend, and its reply into a `Continuation`."""

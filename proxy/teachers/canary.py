@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from proxy.decoder.ports import Teacher
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Message
+from proxy.decoder.types import Message, TeacherRequest
 
 _QUESTION = "Name the days of the week in order, then the months of the year."
 _TOKENS = 32
@@ -31,7 +31,7 @@ async def complaint(teacher: Teacher, segmentation: Segmentation) -> str | None:
     """
     messages = segmentation.instruct((Message("user", _QUESTION),))
     header = segmentation.header(1)
-    ask = Ask(messages, header, None, (), max_tokens=_TOKENS, temperature=0.0, top_p=1.0, seed=0)
+    ask = TeacherRequest(messages, header, None, (), max_tokens=_TOKENS, temperature=0.0, top_p=1.0, seed=0)
     first = await teacher.write(ask)
     if not first.text.strip() and first.ended == "eos":
         return (

@@ -1,7 +1,7 @@
 """Teachers behind an OpenAI-compatible completions endpoint: vLLM, llama.cpp, the embedded server and their like.
 
 The turn is rendered with the teacher's own template and continued raw. What sets one server apart from another
-is a `Dialect`, data; there is one code path.
+is a `Provider`, data; there is one code path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jinja2
 
 from proxy import sse
 from proxy.decoder.ports import OnText
-from proxy.decoder.types import Ask, Continuation, Ended
+from proxy.decoder.types import Continuation, Ended, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
 from proxy.teachers.template import ChatTemplate
 from proxy.teachers.tokens import approximate_tokens
@@ -24,30 +24,30 @@ from serving.stopping import StopScanner
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Provider:
     """How one family of servers differs.
 
     Attributes:
         reports_stop: the reply names the stop text that ended it (vLLM's `stop_reason`). Without it the reply is
             streamed and the proxy looks for the stop texts itself, since a step's end and the thinking's end
             must be told apart.
-        formats: completions take `response_format`.
+        supports_response_format: completions take `response_format`.
         extra: fields sent with every call.
     """
 
     reports_stop: bool = False
-    formats: bool = False
+    supports_response_format: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-DIALECTS = {
+PROVIDERS = {
     # The template already holds the BOS token; a second one would be added without this.
-    "local": Dialect(reports_stop=True, extra={"add_special_tokens": False}),
-    "hosted_vllm": Dialect(reports_stop=True, formats=True, extra={"add_special_tokens": False}),
+    "local": Provider(reports_stop=True, extra={"add_special_tokens": False}),
+    "hosted_vllm": Provider(reports_stop=True, supports_response_format=True, extra={"add_special_tokens": False}),
     # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution.
-    "llama_cpp": Dialect(extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}),
-    "openai": Dialect(),
-    "ollama": Dialect(formats=True),
+    "llama_cpp": Provider(extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}),
+    "openai": Provider(),
+    "ollama": Provider(supports_response_format=True),
 }
 """By the provider prefix of `litellm_params.model`."""
 
@@ -61,32 +61,32 @@ class CompatibleTeacher:
     _streaming: ClassVar[Mapping[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
 
     def __init__(
-        self, name: str, model: str, client: httpx.AsyncClient, template: ChatTemplate, dialect: Dialect
+        self, name: str, model: str, client: httpx.AsyncClient, template: ChatTemplate, provider: Provider
     ) -> None:
         self._name = name
         self._model = model
         self._client = client
         self._template = template
-        self._dialect = dialect
+        self._provider = provider
 
     @property
     def name(self) -> str:
         return self._name
 
     @property
-    def formats(self) -> bool:
-        return self._dialect.formats
+    def supports_response_format(self) -> bool:
+        return self._provider.supports_response_format
 
     @property
-    def calls(self) -> bool:
-        return self._template.calls
+    def supports_tools(self) -> bool:
+        return self._template.supports_tools
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`. Cancelling closes the connection, which stops the backend."""
         stops = (*ask.stop, self._template.markup.stop) if ask.answer is None else ask.stop
         try:
             payload = self._payload(ask, stops)
-            if on_text is None and self._dialect.reports_stop:
+            if on_text is None and self._provider.reports_stop:
                 return await self._whole(payload, ask)
             return await self._streamed(payload, ask, stops, on_text)
         except jinja2.TemplateError as exc:
@@ -98,8 +98,8 @@ class CompatibleTeacher:
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as exc:
             raise TeacherError(self._name, "broken", f"unreadable reply: {type(exc).__name__}: {exc}") from exc
 
-    def _payload(self, ask: Ask, stops: tuple[str, ...]) -> dict[str, Any]:
-        served: dict[str, Any] = {"stop": list(stops)} if stops and self._dialect.reports_stop else {}
+    def _payload(self, ask: TeacherRequest, stops: tuple[str, ...]) -> dict[str, Any]:
+        served: dict[str, Any] = {"stop": list(stops)} if stops and self._provider.reports_stop else {}
         if self._template.markup.special:
             served["skip_special_tokens"] = False
         if ask.format is not None:
@@ -112,10 +112,10 @@ class CompatibleTeacher:
             "top_p": ask.top_p,
             "seed": ask.seed,
             **served,
-            **self._dialect.extra,
+            **self._provider.extra,
         }
 
-    async def _whole(self, payload: dict[str, Any], ask: Ask) -> Continuation:
+    async def _whole(self, payload: dict[str, Any], ask: TeacherRequest) -> Continuation:
         reply = await self._client.post("completions", json=payload)
         if reply.status_code != 200:
             raise failure(self._name, reply)
@@ -125,10 +125,10 @@ class CompatibleTeacher:
         return self._continuation(choice["text"], ended, body.get("usage"), payload["prompt"])
 
     async def _streamed(
-        self, payload: dict[str, Any], ask: Ask, stops: tuple[str, ...], on_text: OnText | None
+        self, payload: dict[str, Any], ask: TeacherRequest, stops: tuple[str, ...], on_text: OnText | None
     ) -> Continuation:
         payload |= self._streaming
-        scanner = StopScanner(() if self._dialect.reports_stop else stops)
+        scanner = StopScanner(() if self._provider.reports_stop else stops)
         pieces: list[str] = []
         usage: dict[str, Any] | None = None
         finish = stop = None
@@ -185,7 +185,7 @@ class CompatibleTeacher:
         return Continuation(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
 
-def ended_by(finish: object, stop: object, ask: Ask) -> Ended:
+def ended_by(finish: object, stop: object, ask: TeacherRequest) -> Ended:
     """Why a completion ended, from its finish reason and the stop text that was hit, if any."""
     if finish == "length":
         return "length"

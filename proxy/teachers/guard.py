@@ -13,7 +13,7 @@ import anyio
 
 from proxy.decoder.ports import OnText, Teacher
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Continuation
+from proxy.decoder.types import Continuation, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.teachers.canary import complaint
 
@@ -63,14 +63,14 @@ class GuardedTeacher:
         return self._teacher.name
 
     @property
-    def formats(self) -> bool:
-        return self._teacher.formats
+    def supports_response_format(self) -> bool:
+        return self._teacher.supports_response_format
 
     @property
-    def calls(self) -> bool:
-        return self._teacher.calls
+    def supports_tools(self) -> bool:
+        return self._teacher.supports_tools
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         """As `Teacher.write`; fails at once while the breaker is open, or once it is refused."""
         if self._refusal is not None:
             raise TeacherError(self.name, "refused", self._refusal)

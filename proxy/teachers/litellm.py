@@ -14,9 +14,9 @@ from typing import Any
 
 import anyio.to_thread
 
-from proxy.decoder.calls import told
 from proxy.decoder.ports import OnText
-from proxy.decoder.types import Ask, Continuation, Ended
+from proxy.decoder.tool_calls import with_tools
+from proxy.decoder.types import Continuation, Ended, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
 from proxy.teachers.template import PLAIN
 from proxy.teachers.tokens import approximate_tokens
@@ -36,14 +36,14 @@ class LitellmTeacher:
         return self._name
 
     @property
-    def formats(self) -> bool:
+    def supports_response_format(self) -> bool:
         return False
 
     @property
-    def calls(self) -> bool:
+    def supports_tools(self) -> bool:
         return False  # how its template marks calls is not known here
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         """Continue the turn; see `decoder.ports.Teacher`."""
         litellm = await anyio.to_thread.run_sync(_litellm)
         import openai
@@ -53,7 +53,7 @@ class LitellmTeacher:
         if not begins and not _continues(litellm, self._model):
             raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
         messages: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content} for message in told(ask.messages, ask.tools)
+            {"role": message.role, "content": message.content} for message in with_tools(ask.messages, ask.tools)
         ]
         if not begins:
             messages.append({"role": "assistant", "content": written, "prefix": True})
@@ -77,7 +77,7 @@ class LitellmTeacher:
             raise TeacherError(self._name, _kind(exc, litellm), str(exc)[:500]) from exc
 
     async def _listen(
-        self, reply: Any, ask: Ask, stops: tuple[str, ...], header: str, on_text: OnText | None
+        self, reply: Any, ask: TeacherRequest, stops: tuple[str, ...], header: str, on_text: OnText | None
     ) -> Continuation:
         """Read the stream up to the first stop text; a header the model has written itself is taken off."""
         scanner = StopScanner(stops)
@@ -118,13 +118,13 @@ def _continues(litellm: ModuleType, model: str) -> bool:
         return False
 
 
-def _ended(finish: str | None, hit: str | None, ask: Ask) -> Ended:
+def _ended(finish: str | None, hit: str | None, ask: TeacherRequest) -> Ended:
     if hit is not None:
         return "marker" if hit in ask.stop else "closed"
     return "length" if finish == "length" else "eos"
 
 
-def _usage(usage: Mapping[str, Any] | None, ask: Ask, text: str) -> tuple[int, int]:
+def _usage(usage: Mapping[str, Any] | None, ask: TeacherRequest, text: str) -> tuple[int, int]:
     """Prompt and completion tokens; an approximation where a stream was cut before it told."""
     if usage is not None:
         return int(usage["prompt_tokens"]), int(usage["completion_tokens"])

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from proxy.decoder.types import Ask
+from proxy.decoder.types import TeacherRequest
 from proxy.teachers.compatible import CompatibleTeacher
 
 
@@ -19,7 +19,7 @@ class OllamaTeacher(CompatibleTeacher):
 
     _streaming: ClassVar[Mapping[str, Any]] = {}  # it streams unless told otherwise
 
-    def _payload(self, ask: Ask, stops: tuple[str, ...]) -> dict[str, Any]:
+    def _payload(self, ask: TeacherRequest, stops: tuple[str, ...]) -> dict[str, Any]:
         # Ollama does not say which stop text it hit, so none is sent, and the connection closed when one is read.
         options = {
             "num_predict": ask.max_tokens,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from proxy.decoder.calls import told
-from proxy.decoder.types import Ask, Message
+from proxy.decoder.tool_calls import with_tools
+from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import ConfigError
 
 
@@ -87,8 +87,8 @@ class ChatTemplate:
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
     @property
-    def calls(self) -> bool:
-        """Whether it has words of its own for tools, and marks calls as `decoder.calls` reads them."""
+    def supports_tools(self) -> bool:
+        """Whether it has words of its own for tools, and marks calls as `decoder.tool_calls` reads them."""
         return "<tool_call>" in self.source and "tools" in self.source
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -99,15 +99,15 @@ class ChatTemplate:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        own: Any = list(tools) if tools and self.calls else None
-        spoken = messages if own else told(messages, tools)
+        own: Any = list(tools) if tools and self.supports_tools else None
+        spoken = messages if own else with_tools(messages, tools)
         conversation = [{"role": message.role, "content": message.content} for message in spoken]
         tokens: dict[str, Any] = dict(self.special_tokens)
         rendered: Any = render_jinja_template([conversation], own, None, self.source, False, False, True, **tokens)
         texts, _ = rendered  # and where the assistant's own words stand
         return str(texts[0])
 
-    def turn(self, ask: Ask) -> str:
+    def turn(self, ask: TeacherRequest) -> str:
         """The prompt whose continuation is what the ask wants."""
         prompt = self.render(ask.messages, ask.tools)
         opened = bool(self.markup.opener) and prompt.rstrip().endswith(self.markup.opener.strip())

@@ -13,19 +13,19 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.decoder.events import (
-    AnswerAsked,
     AnswerDelta,
-    Asked,
+    AnswerRequested,
     Cancelled,
     Committed,
     Failed,
     Finished,
+    ProposalRequested,
     Proposed,
-    ScoreAsked,
     Scored,
-    Spared,
+    ScoreRequested,
     StepDecided,
     TeacherFailed,
+    TeacherSkipped,
 )
 from proxy.decoder.journal import Listener, Stamped
 from proxy.decoder.summary import summarise
@@ -62,7 +62,7 @@ class Metrics:
         self._relayed = histogram("relay_duration_seconds", "Straight through to one teacher", labels, _LONG)
         self._tokens = counter("generated_tokens", "Tokens written by fate", ["teacher", "fate"])
         self._wins = counter("step_wins", "Steps of winning trajectories", teacher)
-        self._spared = counter("teacher_spared", "Steps for which an adaptive search did not ask a teacher", teacher)
+        self._skipped = counter("teacher_skipped", "Steps for which an adaptive search did not ask a teacher", teacher)
         if trace_log is not None:
             self.registry.register(_TraceFailures(trace_log))
 
@@ -80,8 +80,8 @@ class Metrics:
                 case Proposed(candidate):
                     fate = "won" if candidate.id in won else "lost"
                     self._tokens.labels(candidate.teacher, fate).inc(candidate.completion_tokens)
-                case Spared(_, teacher):
-                    self._spared.labels(teacher).inc()
+                case TeacherSkipped(_, teacher):
+                    self._skipped.labels(teacher).inc()
         for step in summary.steps:
             self._wins.labels(step.candidate.teacher).inc()
         if summary.result is not None:
@@ -141,7 +141,7 @@ class _Watch:
     def __call__(self, stamped: Stamped) -> None:
         now = stamped.at_s
         match stamped.event:
-            case Asked(id, _, _, teacher):
+            case ProposalRequested(id, _, _, teacher):
                 self.out[id] = (teacher, now)
             case Proposed(candidate):
                 self._landed(candidate.id, "ok", now)
@@ -149,7 +149,7 @@ class _Watch:
                 self._answered(kind, now)
             case TeacherFailed(int() as id, _, kind, _):
                 self._landed(id, kind, now)
-            case ScoreAsked(id):
+            case ScoreRequested(id):
                 self.scoring[id] = now
             case Scored(id, _) as event:
                 self.metrics.on_score(event, now - self.scoring.pop(id))
@@ -159,7 +159,7 @@ class _Watch:
             case Committed() | AnswerDelta() if not self.spoke:
                 self.spoke = True
                 self.metrics.on_first_text(self.model, now)
-            case AnswerAsked(teacher):
+            case AnswerRequested(teacher):
                 self.answering = (teacher, now)
             case Finished():
                 self._answered("ok", now)
@@ -188,11 +188,11 @@ def calls(journal: Iterable[Stamped]) -> list[tuple[float, float]]:
     for stamped in journal:
         last = stamped.at_s
         match stamped.event:
-            case Asked(id):
+            case ProposalRequested(id):
                 began["teacher", id] = last
-            case AnswerAsked():
+            case AnswerRequested():
                 began["teacher", None] = last
-            case ScoreAsked(id):
+            case ScoreRequested(id):
                 began["scorer", id] = last
             case Proposed(candidate):
                 found.append((began.pop(("teacher", candidate.id)), last))

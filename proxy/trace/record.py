@@ -16,17 +16,17 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from proxy.decoder.events import (
-    AnswerAsked,
-    Asked,
+    AnswerRequested,
     Cancelled,
     Failed,
+    ProposalRequested,
     Proposed,
     Pruned,
-    ScoreAsked,
     Scored,
-    Spared,
+    ScoreRequested,
     Started,
     TeacherFailed,
+    TeacherSkipped,
 )
 from proxy.decoder.journal import Stamped
 from proxy.decoder.summary import Cost, Summary, Usage, summarise
@@ -100,7 +100,7 @@ class Record:
     """One request that reached the decoder, whatever its end.
 
     `outcome` is finished, failed or cancelled; `prompt_hash` identifies the conversation (SHA-256 over its JSON),
-    `dedupe_hash` the conversation with the winning text; `spared` tells which teachers which steps did without.
+    `dedupe_hash` the conversation with the winning text; `skipped` tells which teachers which steps did without.
     """
 
     schema: str
@@ -124,7 +124,7 @@ class Record:
     prompt_hash: str
     dedupe_hash: str
     answer_failures: tuple[str, ...] = field(default=())
-    spared: tuple[Spared, ...] = ()
+    skipped: tuple[TeacherSkipped, ...] = ()
 
     @property
     def won(self) -> tuple[CandidateRecord, ...]:
@@ -207,7 +207,7 @@ def record(job: Job, journal: Sequence[Stamped], provenance: Provenance) -> Reco
             for stamped in journal
             if isinstance(stamped.event, TeacherFailed) and stamped.event.id is None
         ),
-        spared=tuple(stamped.event for stamped in journal if isinstance(stamped.event, Spared)),
+        skipped=tuple(stamped.event for stamped in journal if isinstance(stamped.event, TeacherSkipped)),
     )
 
 
@@ -236,7 +236,7 @@ def _candidates(journal: Sequence[Stamped], winner: Winner | None) -> tuple[Cand
     found: dict[int, dict[str, Any]] = {}
     for stamped in journal:
         match stamped.event:
-            case Asked(id, parent, depth, teacher):
+            case ProposalRequested(id, parent, depth, teacher):
                 found[id] = {"id": id, "parent": parent, "depth": depth, "teacher": teacher, "asked_s": stamped.at_s}
                 found[id]["fate"] = "unfinished"
             case Proposed(candidate):
@@ -254,7 +254,7 @@ def _candidates(journal: Sequence[Stamped], winner: Winner | None) -> tuple[Cand
                 found[id]["fate"] = reason
             case TeacherFailed(int() as id, _, kind, message):
                 found[id] |= {"fate": kind if kind == "straggler" else f"failed:{kind}", "error": message}
-            case ScoreAsked() | AnswerAsked():
+            case ScoreRequested() | AnswerRequested():
                 pass
     for id in winner.path if winner else ():
         found[id]["fate"] = "won"

@@ -20,12 +20,12 @@ from proxy.decoder.events import Event
 from proxy.decoder.journal import Stamped
 from proxy.decoder.ports import OnText
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Continuation, Problem, Score, ScorePart, Settings, Source
+from proxy.decoder.types import Continuation, Problem, Score, ScorePart, Settings, Source, TeacherRequest
 from proxy.errors import ScorerError, TeacherError
 from proxy.service import Ensemble, Job, Service
 from proxy.sse import Decoder
 
-Gate = Callable[[Ask], Awaitable[None]]
+Gate = Callable[[TeacherRequest], Awaitable[None]]
 
 
 @dataclass
@@ -38,12 +38,12 @@ class Teacher:
     name: str
     gate: Gate | None = None
     aside: str = ""
-    history: list[Ask] = field(default_factory=list)
-    formats: bool = False
-    calls: bool = False
+    history: list[TeacherRequest] = field(default_factory=list)
+    supports_response_format: bool = False
+    supports_tools: bool = False
     answer: tuple[str, ...] = ()
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         self.history.append(ask)
         if self.gate is not None:
             await self.gate(ask)
@@ -121,7 +121,7 @@ class Panel:
         )
 
     @property
-    def asks(self) -> list[Ask]:
+    def asks(self) -> list[TeacherRequest]:
         return [ask for teacher in self.teachers for ask in teacher.history]
 
     def client(self) -> httpx.AsyncClient:
@@ -134,8 +134,8 @@ class Panel:
         self.kept.append((job, [stamped.event for stamped in events]))
 
 
-def fails_with(kind: Any, when: Callable[[Ask], bool] = lambda ask: True) -> Gate:
-    async def gate(ask: Ask) -> None:
+def fails_with(kind: Any, when: Callable[[TeacherRequest], bool] = lambda ask: True) -> Gate:
+    async def gate(ask: TeacherRequest) -> None:
         if when(ask):
             raise TeacherError("anna", kind, "scripted failure")
 

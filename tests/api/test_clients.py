@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from proxy.decoder.events import Cancelled
-from proxy.decoder.types import Ask
+from proxy.decoder.types import TeacherRequest
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask, fails_with
 
 QUESTION: Any = [{"role": "user", "content": "What is 6 × 7?"}]
@@ -173,7 +173,7 @@ class Held:
     begun: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    async def __call__(self, _: Ask) -> None:
+    async def __call__(self, _: TeacherRequest) -> None:
         self.begun.set()
         try:
             await anyio.sleep_forever()

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message
 
 from proxy.api.stream import KEEP_ALIVE
 from proxy.decoder.events import Cancelled, Finished
-from proxy.decoder.types import Ask
+from proxy.decoder.types import TeacherRequest
 from tests.api.panel import CHAT, OPTIONS, Panel, Scorer, Teacher, ask, events_of, stitched
 
 pytestmark = pytest.mark.anyio
@@ -59,11 +59,11 @@ class Connection:
 class Held:
     """A gate that never opens, and knows whether the call behind it was cancelled."""
 
-    where: Callable[[Ask], bool] = lambda ask: True
+    where: Callable[[TeacherRequest], bool] = lambda ask: True
     begun: anyio.Event = field(default_factory=anyio.Event)
     cancelled: int = 0
 
-    async def __call__(self, ask: Ask) -> None:
+    async def __call__(self, ask: TeacherRequest) -> None:
         if not self.where(ask):
             return
         self.begun.set()
@@ -143,7 +143,7 @@ async def test_a_request_that_breaks_off_is_not_answered() -> None:
 async def test_silence_is_filled_with_comments_that_start_the_reply() -> None:
     heard, go_on = anyio.Event(), anyio.Event()
 
-    async def gate(_: Ask) -> None:
+    async def gate(_: TeacherRequest) -> None:
         await go_on.wait()
 
     async def hear(message: Message) -> None:
@@ -165,7 +165,7 @@ async def test_silence_is_filled_with_comments_that_start_the_reply() -> None:
 async def test_after_a_comment_a_failure_can_only_be_told_in_the_stream() -> None:
     heard = anyio.Event()
 
-    async def gate(_: Ask) -> None:
+    async def gate(_: TeacherRequest) -> None:
         await heard.wait()
         raise ZeroDivisionError
 
@@ -183,7 +183,7 @@ async def test_after_a_comment_a_failure_can_only_be_told_in_the_stream() -> Non
 async def test_a_step_is_sent_while_the_next_is_still_being_written() -> None:
     sent_first_step = anyio.Event()
 
-    async def gate(ask: Ask) -> None:
+    async def gate(ask: TeacherRequest) -> None:
         if "thinks 1" in ask.reasoning:
             await sent_first_step.wait()
 

@@ -132,7 +132,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "label", "schema": {"ty
 async def test_an_answer_is_held_to_a_format_by_a_teacher_that_can() -> None:
     """Reasoned together, and free of it; written by the one who can, though another closed the thinking."""
     stub = Stub(says(b"{}"))
-    panel = Panel([Teacher("anna", formats=True), Teacher("ben")], upstreams=[stub.upstream("anna")])
+    panel = Panel([Teacher("anna", supports_response_format=True), Teacher("ben")], upstreams=[stub.upstream("anna")])
     async with panel.client() as client:
         reply = await client.post(CHAT, json=ask(response_format=FORMAT))
     assert reply.json()["cord"]["answerer"] == "anna" and stub.came == []
@@ -147,7 +147,7 @@ async def test_an_answer_is_held_to_a_format_by_a_teacher_that_can() -> None:
     [{"type": "json_schema"}, {"type": "yaml"}, {"type": "json_object", "json_schema": FORMAT["json_schema"]}, 3],
 )
 async def test_a_format_that_makes_no_sense_is_refused_by_name(asked: Any) -> None:
-    panel = Panel([Teacher("anna", formats=True)])
+    panel = Panel([Teacher("anna", supports_response_format=True)])
     async with panel.client() as client:
         reply = await client.post(CHAT, json=ask(response_format=asked))
     assert reply.status_code == 400 and reply.json()["error"]["param"].startswith("response_format")

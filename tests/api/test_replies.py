@@ -77,7 +77,7 @@ async def test_the_cord_object_tells_how_the_reply_came_about() -> None:
     cord = (await whole(Panel(), cord={"reference": "42"}))["cord"]
     assert cord.pop("request_id").startswith("req-")
     assert cord.pop("cost") == {
-        "candidates": 6, "failures": 0, "spared": 0, "generated_tokens": 30, "prompt_tokens": 85, "score_calls": 6,
+        "candidates": 6, "failures": 0, "skipped": 0, "generated_tokens": 30, "prompt_tokens": 85, "score_calls": 6,
         "scored_tokens": 54,
     }  # fmt: skip
     assert cord == {

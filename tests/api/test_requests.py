@@ -273,7 +273,7 @@ OPTIONS_PLAUSIBLE = {
     "commit_lag": st.none() | st.integers(0, 4),
     "quorum": SHARE,
     "patience_s": SHARE,
-    "read_ahead": st.booleans(),
+    "prefill_partial_steps": st.booleans(),
     "answerer": st.sampled_from(["anna", "ben", None]),
     "max_steps": st.integers(1, 3),
     "step_tokens": st.integers(1, 9),
@@ -317,20 +317,25 @@ def test_the_instruction_to_write_steps_is_not_the_apis_to_add() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cord", "unset", "width", "siblings"),
+    ("cord", "unset", "width", "children"),
     [
-        ({"reference": "42"}, {"beam_width", "siblings"}, 4, 1),
-        ({}, {"beam_width", "siblings"}, 1, None),
-        ({"reference": "42", "siblings": None, "beam_width": 3}, {"beam_width", "siblings"}, 3, None),
+        ({"reference": "42"}, {"beam_width", "max_children_per_parent"}, 4, 1),
+        ({}, {"beam_width", "max_children_per_parent"}, 1, None),
+        (
+            {"reference": "42", "max_children_per_parent": None, "beam_width": 3},
+            {"beam_width", "max_children_per_parent"},
+            3,
+            None,
+        ),
         ({"reference": "42"}, set(), 2, None),
     ],
     ids=["a reference", "none", "as the request says", "as the ensemble is configured"],
 )
 def test_what_nobody_sets_is_what_fits_the_score(
-    cord: dict[str, Any], unset: set[str], width: int, siblings: int | None
+    cord: dict[str, Any], unset: set[str], width: int, children: int | None
 ) -> None:
     settings = Settings(score="auto", beam_width=2)
     ensemble = Ensemble("cord", (Teacher("anna"),), settings, frozenset(unset))
     body = json.dumps(ask(cord=cord)).encode()
     job = make_job(parse(body, ChatRequest, fields.CHAT), {"cord": ensemble}, OPTIONS, "req-1", 12.5)
-    assert (job.settings.beam_width, job.settings.siblings) == (width, siblings)
+    assert (job.settings.beam_width, job.settings.max_children_per_parent) == (width, children)

@@ -177,7 +177,7 @@ async def test_what_several_cannot_honour_goes_to_one_teachers_responses(field: 
 
 
 async def test_a_schema_is_held_to_by_a_teacher_that_can() -> None:
-    panel = Panel(teachers=[Teacher("anna"), Teacher("ben", formats=True)])
+    panel = Panel(teachers=[Teacher("anna"), Teacher("ben", supports_response_format=True)])
     await post(panel, RESPONSES, **QUESTION, text={"format": SCHEMA, "verbosity": "low"})
     answer = next(one for one in panel.asks if one.answer is not None)
     assert answer.format == {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}

@@ -23,7 +23,7 @@ CALLS = ("I ask.\n<tool", '_call>\n{"name": "weigh", "arguments": {"what": "it"}
 
 
 def panel(*answer: str) -> Panel:
-    return Panel(teachers=[Teacher("anna", calls=True, answer=answer or CALLS), Teacher("ben")])
+    return Panel(teachers=[Teacher("anna", supports_tools=True, answer=answer or CALLS), Teacher("ben")])
 
 
 async def whole(panel: Panel, **fields: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def test_tools_that_must_not_be_called_are_not_told() -> None:
     ("teachers", "fields", "why"),
     [
         ([Teacher("anna"), Teacher("ben")], {}, "tools"),
-        ([Teacher("anna", calls=True), Teacher("ben")], {"tool_choice": "required"}, "tool_choice"),
+        ([Teacher("anna", supports_tools=True), Teacher("ben")], {"tool_choice": "required"}, "tool_choice"),
     ],
 )
 async def test_what_nobody_can_promise_goes_to_one(teachers: list[Teacher], fields: dict[str, Any], why: str) -> None:

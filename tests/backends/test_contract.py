@@ -14,9 +14,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from miniature import task
-from proxy.decoder.types import Ask, Message
+from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
-from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
+from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.template import ChatTemplate
 from scoring.engine import Engine
 from scoring.transport import PooledTransport
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 PROBLEM = next(task.problems(5, "held-out")).text
 INSTRUCTION = 'Reason in steps, each headed "### Step N.", then give the final answer.'
 TALK = (Message("user", f"{PROBLEM}\n\n{INSTRUCTION}"),)
-ASK = Ask(TALK, "### Step 1.", None, ("\n### Step",), 320, 0.0, 1.0, 1)
+ASK = TeacherRequest(TALK, "### Step 1.", None, ("\n### Step",), 320, 0.0, 1.0, 1)
 WHOLE = replace(ASK, stop=())
 
 
@@ -37,12 +37,12 @@ WHOLE = replace(ASK, stop=())
 async def teacher(backend: Backend, model: str | None = None) -> AsyncIterator[CompatibleTeacher]:
     async with httpx.AsyncClient(transport=PooledTransport(), base_url=f"{backend.url}/v1/", timeout=120) as client:
         yield CompatibleTeacher(
-            "t", model or backend.kind.model, client, ChatTemplate.load(str(CHECKPOINT)), DIALECTS[backend.provider]
+            "t", model or backend.kind.model, client, ChatTemplate.load(str(CHECKPOINT)), PROVIDERS[backend.provider]
         )
 
 
 @cache
-def greedy(ask: Ask) -> tuple[str, int]:
+def greedy(ask: TeacherRequest) -> tuple[str, int]:
     """The model's own continuation of the rendered prompt, up to its end or the limit; and the prompt's tokens."""
     model, words = AutoModelForCausalLM.from_pretrained(CHECKPOINT), AutoTokenizer.from_pretrained(CHECKPOINT)
     ids = words(ChatTemplate.load(str(CHECKPOINT)).turn(ask), add_special_tokens=False, return_tensors="pt")
@@ -68,7 +68,7 @@ async def test_a_step_ends_at_the_next_marker(backend: Backend) -> None:
 
 
 async def test_an_answer_follows_closed_thinking(backend: Backend) -> None:
-    ask = Ask(TALK, f"{greedy(WHOLE)[0].partition('</think>')[0].rstrip()}\n\n", "", (), 60, 0.0, 1.0, 1)
+    ask = TeacherRequest(TALK, f"{greedy(WHOLE)[0].partition('</think>')[0].rstrip()}\n\n", "", (), 60, 0.0, 1.0, 1)
     ask = replace(ask, reasoning=f"### Step 1.{ask.reasoning}")
     async with teacher(backend) as model:
         written = await model.write(ask)
@@ -87,9 +87,9 @@ async def test_an_answer_is_held_to_a_json_schema(backend: Backend) -> None:
     asked = {"type": "json_schema", "json_schema": {"name": "label", "schema": schema}}
     reasoning = f"### Step 1.{greedy(WHOLE)[0].partition('</think>')[0].rstrip()}\n\n"
     async with teacher(backend) as model:
-        if not model.formats:
+        if not model.supports_response_format:
             pytest.skip("this server's completions take no format")
-        written = await model.write(Ask(TALK, reasoning, "", (), 60, 0.0, 1.0, 1, asked))
+        written = await model.write(TeacherRequest(TALK, reasoning, "", (), 60, 0.0, 1.0, 1, asked))
     found = json.loads(written.text)
     assert set(found) == {"digit", "done"} and found["digit"].isdigit()
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.decoder.ports import OnText
-from proxy.decoder.types import Ask, Continuation, Problem, Score, Source
+from proxy.decoder.types import Continuation, Problem, Score, Source, TeacherRequest
 
-Script = Callable[[Ask], Continuation | Exception | Awaitable[Continuation]]
+Script = Callable[[TeacherRequest], Continuation | Exception | Awaitable[Continuation]]
 
 
 def says(text: str, ended: str = "marker", tokens: int = 5) -> Continuation:
@@ -21,11 +21,11 @@ class ScriptedTeacher:
 
     name: str
     script: Script
-    history: list[Ask] = field(default_factory=list)
-    formats: bool = False
-    calls: bool = False
+    history: list[TeacherRequest] = field(default_factory=list)
+    supports_response_format: bool = False
+    supports_tools: bool = False
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         self.history.append(ask)
         reply = self.script(ask)
         if isinstance(reply, Awaitable):
@@ -41,13 +41,13 @@ class ScriptedTeacher:
 @dataclass
 class ScriptedScorer:
     """Scores a step by a function of prefix and step, one for each objective if need be; looks ahead unless
-    `adds_up`.
+    `additive`.
     """
 
     judge: Callable[[str, str], float]
-    adds_up: bool = False
+    additive: bool = False
     history: list[tuple[Problem, str, str, str]] = field(default_factory=list)
-    read_ahead: list[tuple[str, str]] = field(default_factory=list)
+    prefill_partial_steps: list[tuple[str, str]] = field(default_factory=list)
     judges: Mapping[str, Callable[[str, str], float]] = field(default_factory=dict)
     drafts: Callable[[str], tuple[str, ...]] = lambda reasoning: ()
     pools: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -65,19 +65,19 @@ class ScriptedScorer:
         if pool is not None:
             self.pools[prefix + step] = dict(pool)
         judge = self.judges.get(objective, self.judge)
-        return Score(judge(prefix, step), 1.0, self.adds_up, objective, Source.NONE)
+        return Score(judge(prefix, step), 1.0, self.additive, objective, Source.NONE)
 
     async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
         return self.drafts(prefix + step), 7
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
-        self.read_ahead.append((prefix, begun))
+        self.prefill_partial_steps.append((prefix, begun))
 
 
 def counts_to(last: int, mark: str = "") -> Script:
     """A teacher that writes one plain step at a time and closes after step `last`; answers with its mark."""
 
-    def script(ask: Ask) -> Continuation:
+    def script(ask: TeacherRequest) -> Continuation:
         if ask.answer is not None:
             return says(f"\n\nanswer by {mark}\n", "eos", tokens=3)
         depth = ask.reasoning.count("### Step")

@@ -11,24 +11,24 @@ import pytest
 
 from proxy.decoder.bandit import Bandit
 from proxy.decoder.events import (
-    Asked,
     Cancelled,
     Committed,
     Event,
     Failed,
     Finished,
+    ProposalRequested,
     Proposed,
     Pruned,
     Scored,
-    Spared,
     Started,
     StepDecided,
     TeacherFailed,
+    TeacherSkipped,
 )
 from proxy.decoder.ports import OnText
 from proxy.decoder.search import STRATEGIES, search
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Budget, Continuation, Message, Problem, Result, Sampling, Settings
+from proxy.decoder.types import Budget, Continuation, Message, Problem, Result, Sampling, Settings, TeacherRequest
 from proxy.errors import ScorerError, SearchError, TeacherError
 from tests.decoder.scripted import Script, ScriptedScorer, ScriptedTeacher, counts_to, says
 
@@ -69,7 +69,7 @@ async def test_the_best_scored_step_wins_at_every_depth() -> None:
 async def test_every_teacher_proposes_under_every_prefix() -> None:
     teachers = [ScriptedTeacher(name, counts_to(2, name)) for name in "abc"]
     _, events = await decode(teachers, prefers("a"), replace(SETTINGS, beam_width=2, samples=2))
-    asked = of(Asked, events)
+    asked = of(ProposalRequested, events)
     assert [event.id for event in asked] == list(range(6 + 12))
     assert sorted({(event.parent, event.teacher) for event in asked if event.depth == 2}) == sorted(
         (parent, teacher) for parent in of(StepDecided, events)[0].beam for teacher in "abc"
@@ -103,7 +103,7 @@ async def test_every_call_gets_a_seed_of_its_own_and_the_same_on_every_run() -> 
 
 
 async def test_a_failing_teacher_is_an_event_and_the_others_go_on() -> None:
-    def fails(ask: Ask) -> Exception:
+    def fails(ask: TeacherRequest) -> Exception:
         return TeacherError("dead", "unreachable", "connection refused")
 
     result, events = await decode(
@@ -129,7 +129,7 @@ async def test_when_all_teachers_fail_the_search_names_each_reason() -> None:
 def falls_silent(after: int, name: str) -> Script:
     """Writes steps up to `after`, then closes its thinking and says nothing."""
 
-    def script(ask: Ask) -> Continuation:
+    def script(ask: TeacherRequest) -> Continuation:
         depth = ask.reasoning.count("### Step")
         if ask.answer is not None:
             return Continuation("answer", "eos", 1, 1)
@@ -179,7 +179,7 @@ async def test_a_failing_scorer_ends_the_search_with_its_own_error() -> None:
 
 
 async def test_a_bug_in_a_teacher_flies_and_is_recorded_as_internal() -> None:
-    def bug(ask: Ask) -> Exception:
+    def bug(ask: TeacherRequest) -> Exception:
         return ZeroDivisionError("oops")
 
     events: list[Event] = []
@@ -241,7 +241,7 @@ async def test_a_straggler_within_the_patience_still_counts() -> None:
 class Slow(ScriptedTeacher):
     """A teacher that writes a step of many words, and lets the others run after each."""
 
-    async def write(self, ask: Ask, on_text: OnText | None = None) -> Continuation:
+    async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         words = [f" word-{i}" for i in range(30)] if ask.answer is None else ["done"]
         for word in words:
             if on_text is not None:
@@ -253,12 +253,12 @@ class Slow(ScriptedTeacher):
 @pytest.mark.parametrize("ahead", [True, False])
 async def test_the_scorer_reads_a_step_while_it_is_written_if_asked_to(ahead: bool) -> None:
     scorer = prefers("word")
-    await decode([Slow("slow", counts_to(1))], scorer, replace(SETTINGS, read_ahead=ahead))
+    await decode([Slow("slow", counts_to(1))], scorer, replace(SETTINGS, prefill_partial_steps=ahead))
     [(_, prefix, step, _)] = scorer.history
-    assert bool(scorer.read_ahead) == ahead
-    for at, begun in scorer.read_ahead:
+    assert bool(scorer.prefill_partial_steps) == ahead
+    for at, begun in scorer.prefill_partial_steps:
         assert at == prefix and step.startswith(begun + " ")
-    assert all(len(b) - len(a) >= 64 for (_, a), (_, b) in pairwise(scorer.read_ahead))
+    assert all(len(b) - len(a) >= 64 for (_, a), (_, b) in pairwise(scorer.prefill_partial_steps))
 
 
 async def test_cancelling_reaches_every_branch_and_is_recorded() -> None:
@@ -286,7 +286,7 @@ async def test_a_deadline_answers_from_the_best_trajectory_so_far() -> None:
         await anyio.sleep_forever()
         raise AssertionError
 
-    def script(ask: Ask) -> Continuation:
+    def script(ask: TeacherRequest) -> Continuation:
         if ask.answer is not None:
             return says("in time", "eos")
         return says(" one") if ask.reasoning.endswith("1.") else hangs()  # type: ignore[return-value]
@@ -353,7 +353,7 @@ async def test_the_lag_commits_the_best_beams_choice_before_the_search_ends() ->
     _, events = await decode(teachers, scorer, replace(SETTINGS, commit_lag=1, diversity=1.0))
     assert any(event.reason == "lag" for event in of(Pruned, events))
     committed = next(i for i, event in enumerate(events) if isinstance(event, Committed))
-    last_asked = max(i for i, event in enumerate(events) if isinstance(event, Asked))
+    last_asked = max(i for i, event in enumerate(events) if isinstance(event, ProposalRequested))
     assert committed < last_asked
 
 
@@ -365,7 +365,7 @@ async def test_the_answer_is_written_by_the_configured_teacher() -> None:
 
 
 async def test_another_teacher_answers_when_the_first_fails_silently() -> None:
-    def script(ask: Ask) -> Continuation | Exception:
+    def script(ask: TeacherRequest) -> Continuation | Exception:
         return TeacherError("t", "timeout", "gone") if ask.answer is not None else says(" best", "closed")
 
     result, events = await decode(
@@ -385,7 +385,7 @@ async def test_every_strategy_finds_an_answer(strategy: str) -> None:
 
 async def test_curation_asks_for_whole_traces_and_keeps_the_best() -> None:
     def whole(mark: str) -> Script:
-        def script(ask: Ask) -> Continuation:
+        def script(ask: TeacherRequest) -> Continuation:
             assert ask.answer is not None or ask.stop == ()
             return says(mark, "eos") if ask.answer is not None else says(f" {mark}1\n\n### Step 2. {mark}2", "closed")
 
@@ -480,7 +480,7 @@ async def test_an_adaptive_search_stops_asking_who_never_wins_and_says_so() -> N
         seeded = replace(settings, sampling=Sampling(seed=seed))
         await search(PROBLEM, [good, bad], prefers("g"), seeded, CUT, events.append, bandit)
         calls.append(len(bad.history))
-        assert len(of(Spared, events)) == 2 - len(of(Asked, events)) + 2
+        assert len(of(TeacherSkipped, events)) == 2 - len(of(ProposalRequested, events)) + 2
     assert sum(calls[:10]) > sum(calls[-10:]) <= 2
 
 

@@ -131,8 +131,8 @@ def test_derived_seeds_are_stable_and_fit_every_backend(seed: int, part: int) ->
     ("spread", "beam", "repeated"),
     [
         (Spread(), [(1, 3), (1, 4), (2, 5)], []),
-        (Spread(siblings=1), [(1, 3), (2, 5)], []),
-        (Spread(alike=0.8), [(1, 3), (2, 5)], [(1, 4)]),
+        (Spread(max_children_per_parent=1), [(1, 3), (2, 5)], []),
+        (Spread(similarity_threshold=0.8), [(1, 3), (2, 5)], [(1, 4)]),
     ],
     ids=["as they come", "one child a parent", "no step in two wordings"],
 )
@@ -153,7 +153,7 @@ def test_the_beam_is_kept_from_filling_up_with_the_same(
 def test_no_place_stays_empty_for_want_of_parents() -> None:
     """At the first step all have the same one."""
     pool = [grow(id, nats=-float(id)) for id in (1, 2, 3)]
-    choice = selection.choose(pool, RANK, 2, Spread(siblings=1))
+    choice = selection.choose(pool, RANK, 2, Spread(max_children_per_parent=1))
     assert (paths(choice.beam), paths(choice.dropped)) == ([(1,), (2,)], [(3,)])
 
 

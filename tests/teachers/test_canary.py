@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Continuation, Message
+from proxy.decoder.types import Continuation, Message, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.probe import Probes, Target
-from proxy.teachers.compatible import DIALECTS, CompatibleTeacher
+from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
 from proxy.teachers.template import ChatTemplate
 from serving.app import build_app
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 CHECKPOINTS = Path(__file__).parents[2] / "miniature" / "checkpoints"
 CUT = Segmentation(instruction='Reason in steps, each headed "### Step N.", then give the final answer.')
-ASK = Ask((Message("user", "hi"),), "### Step 1.", None, (), 4, 0.0, 1.0, 1)
+ASK = TeacherRequest((Message("user", "hi"),), "### Step 1.", None, (), 4, 0.0, 1.0, 1)
 
 
 class Meddling(httpx.AsyncBaseTransport):
@@ -48,7 +48,7 @@ async def served(name: str, meddle: Callable[[str], str]) -> AsyncIterator[tuple
     engine = Engine.load(CHECKPOINTS / name, device="cpu")
     template = ChatTemplate.load(str(CHECKPOINTS / name))
     async with httpx.AsyncClient(transport=Meddling(engine, name, meddle), base_url="http://t/v1/") as client:
-        yield GuardedTeacher(CompatibleTeacher(name, name, client, template, DIALECTS["local"]), Limits()), client
+        yield GuardedTeacher(CompatibleTeacher(name, name, client, template, PROVIDERS["local"]), Limits()), client
     engine.close()
 
 

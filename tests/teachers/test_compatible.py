@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from proxy.decoder.types import Ask, Message
+from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
-from proxy.teachers.compatible import CompatibleTeacher, Dialect
+from proxy.teachers.compatible import CompatibleTeacher, Provider
 from proxy.teachers.template import ChatTemplate, MarkupName
 from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder
@@ -32,9 +32,9 @@ from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-ASK = Ask((Message("user", "What is the label?"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1)
-REPORTS = Dialect(reports_stop=True, extra={"add_special_tokens": False})
-SILENT = Dialect(extra={"add_special_tokens": False})
+ASK = TeacherRequest((Message("user", "What is the label?"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1)
+REPORTS = Provider(reports_stop=True, extra={"add_special_tokens": False})
+SILENT = Provider(extra={"add_special_tokens": False})
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,15 @@ def socket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @asynccontextmanager
 async def teacher(
-    transport: httpx.AsyncBaseTransport, template: ChatTemplate, dialect: Dialect
+    transport: httpx.AsyncBaseTransport, template: ChatTemplate, provider: Provider
 ) -> AsyncIterator[CompatibleTeacher]:
     async with httpx.AsyncClient(transport=transport, base_url="http://t/v1/") as client:
-        yield CompatibleTeacher("t", "tiny", client, template, dialect)
+        yield CompatibleTeacher("t", "tiny", client, template, provider)
 
 
 @asynccontextmanager
-async def real(socket: str, folder: Path, dialect: Dialect = REPORTS) -> AsyncIterator[CompatibleTeacher]:
-    async with teacher(PooledTransport(socket), ChatTemplate.load(str(folder)), dialect) as made:
+async def real(socket: str, folder: Path, provider: Provider = REPORTS) -> AsyncIterator[CompatibleTeacher]:
+    async with teacher(PooledTransport(socket), ChatTemplate.load(str(folder)), provider) as made:
         yield made
 
 
@@ -83,20 +83,20 @@ async def test_a_continuation_is_that_of_the_rendered_prompt(socket: str, folder
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("dialect", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
-async def test_a_step_ends_at_its_marker_and_says_so(socket: str, folder: Path, dialect: Dialect) -> None:
-    async with real(socket, folder, dialect) as model:
+@pytest.mark.parametrize("provider", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
+async def test_a_step_ends_at_its_marker_and_says_so(socket: str, folder: Path, provider: Provider) -> None:
+    async with real(socket, folder, provider) as model:
         whole = (await model.write(ASK)).text
         marker = whole[10:13]
-        cut = Ask(ASK.messages, ASK.reasoning, None, (marker,), 24, 0.0, 1.0, 1)
+        cut = TeacherRequest(ASK.messages, ASK.reasoning, None, (marker,), 24, 0.0, 1.0, 1)
         written = await model.write(cut)
     assert (written.text, written.ended) == (whole[: whole.index(marker)], "marker")
 
 
-@pytest.mark.parametrize("dialect", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
-async def test_text_is_heard_as_it_is_written(socket: str, folder: Path, dialect: Dialect) -> None:
+@pytest.mark.parametrize("provider", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
+async def test_text_is_heard_as_it_is_written(socket: str, folder: Path, provider: Provider) -> None:
     heard: list[str] = []
-    async with real(socket, folder, dialect) as model:
+    async with real(socket, folder, provider) as model:
         whole = await model.write(ASK)
         streamed = await model.write(ASK, heard.append)
     assert "".join(heard) == streamed.text == whole.text and len(heard) > 3
@@ -105,7 +105,7 @@ async def test_text_is_heard_as_it_is_written(socket: str, folder: Path, dialect
 async def test_a_context_overflow_is_typed(socket: str, folder: Path) -> None:
     async with real(socket, folder) as model:
         with pytest.raises(TeacherError) as caught:
-            await model.write(Ask((Message("user", "x " * 3000),), "", None, (), 8, 0.0, 1.0, 1))
+            await model.write(TeacherRequest((Message("user", "x " * 3000),), "", None, (), 8, 0.0, 1.0, 1))
     assert caught.value.kind == "context_overflow"
 
 
@@ -248,7 +248,7 @@ def test_a_turn_goes_on_in_the_manner_of_each_family(manner: str, tmp_path: Path
     source, thinking, answering = MANNERS[manner]
     (tmp_path / "chat_template.jinja").write_text(source)
     template = ChatTemplate.load(str(tmp_path))
-    turn = Ask((Message("user", "Q"),), "s", None, (), 1, 0.0, 1.0, 0)
+    turn = TeacherRequest((Message("user", "Q"),), "s", None, (), 1, 0.0, 1.0, 0)
     assert template.turn(turn).endswith(thinking)
     assert template.turn(replace(turn, answer="a")).endswith(thinking + answering)
     words = tiny.tokenizer(source)
@@ -287,7 +287,7 @@ def test_a_turn_is_written_in_the_models_own_markup(
     template = ChatTemplate.load(str(tmp_path))
 
     def ask(answer: str | None) -> Any:
-        return Ask((Message("user", "Q"),), "s", answer, (), 1, 0.0, 1.0, 0)
+        return TeacherRequest((Message("user", "Q"),), "s", answer, (), 1, 0.0, 1.0, 0)
 
     assert template.turn(ask(None)) == thinking
     assert template.turn(ask("a")) == (answering or thinking + "</think>\n\na")
@@ -300,7 +300,7 @@ def test_tools_are_told_in_the_templates_own_words_or_in_ours(folder: Path) -> N
     plain = ChatTemplate.load(str(folder))
     own = replace(plain, source="{% if tools %}TOOLS {{ tools | tojson }} <tool_call>{% endif %}" + plain.source)
     messages = (Message("system", "Be brief."), Message("user", "hi"))
-    assert (plain.calls, own.calls) == (False, True)
+    assert (plain.supports_tools, own.supports_tools) == (False, True)
     told = plain.render(messages, [TOOL])
     assert told.index("Be brief.") < told.index('{"name": "weigh", "description": "Weigh it."}') < told.index("hi")
     assert own.render(messages, [TOOL]).startswith("TOOLS [{") and "can be called" not in own.render(messages, [TOOL])

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
-from proxy.decoder.types import Ask, Continuation
+from proxy.decoder.types import Continuation, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
 from proxy.teachers.guard import GuardedTeacher, Limits
 from tests.decoder.scripted import ScriptedTeacher, says
 
 pytestmark = pytest.mark.anyio
 
-ASK = Ask((), "", None, (), 8, 1.0, 1.0, 0)
+ASK = TeacherRequest((), "", None, (), 8, 1.0, 1.0, 0)
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Patient:
     def guarded(self, limits: Limits) -> GuardedTeacher:
         return GuardedTeacher(ScriptedTeacher("t", self.reply), limits, clock=lambda: self.now)
 
-    def reply(self, ask: Ask) -> Continuation | Exception:
-        self.calls.append(self.now)
+    def reply(self, ask: TeacherRequest) -> Continuation | Exception:
+        self.supports_tools.append(self.now)
         return says("ok") if self.kind is None else TeacherError("t", self.kind, "down")
 
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from proxy.decoder.types import Ask, Message
+from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.teachers.litellm import LitellmTeacher
 
@@ -72,8 +72,8 @@ def hosted() -> Iterator[Hosted]:
     thread.join()
 
 
-def ask(reasoning: str, answer: str | None = None) -> Ask:
-    return Ask((Message("user", "Q"),), reasoning, answer, ("\n### Step",), 64, 0.5, 1.0, 3)
+def ask(reasoning: str, answer: str | None = None) -> TeacherRequest:
+    return TeacherRequest((Message("user", "Q"),), reasoning, answer, ("\n### Step",), 64, 0.5, 1.0, 3)
 
 
 def teacher(hosted: Hosted, model: str = "openai/some-model") -> LitellmTeacher:

@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.decoder.types import Ask, Message
+from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
-from proxy.teachers.compatible import DIALECTS
+from proxy.teachers.compatible import PROVIDERS
 from proxy.teachers.ollama import OllamaTeacher
 from proxy.teachers.template import ChatTemplate
 from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-ASK = Ask((Message("user", "hi"),), "### Step 1.", None, ("\n### Step",), 24, 0.5, 0.9, 7)
+ASK = TeacherRequest((Message("user", "hi"),), "### Step 1.", None, ("\n### Step",), 24, 0.5, 0.9, 7)
 END = {"response": "", "done": True, "done_reason": "stop", "prompt_eval_count": 11, "eval_count": 5}
 
 
@@ -48,7 +48,7 @@ class Ollama(httpx.AsyncBaseTransport):
 @asynccontextmanager
 async def teacher(ollama: Ollama, folder: Path) -> AsyncIterator[OllamaTeacher]:
     async with httpx.AsyncClient(transport=ollama, base_url="http://o:11434/v1/") as client:
-        yield OllamaTeacher("o", "qwen3:8b", client, ChatTemplate.load(str(folder)), DIALECTS["ollama"])
+        yield OllamaTeacher("o", "qwen3:8b", client, ChatTemplate.load(str(folder)), PROVIDERS["ollama"])
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ async def test_out_of_tokens_is_said(folder: Path) -> None:
 async def test_an_answer_is_held_to_a_format(asked: dict[str, Any], sent: Any, folder: Path) -> None:
     ollama = Ollama(*says("{}"), END)
     async with teacher(ollama, folder) as model:
-        assert model.formats
+        assert model.supports_response_format
         await model.write(replace(ASK, answer="", stop=(), format=asked))
     assert ollama.asked[0][1]["format"] == sent
 

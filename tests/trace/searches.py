@@ -9,7 +9,7 @@ import anyio
 
 from proxy.decoder.journal import Stamped
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Ask, Continuation, Message, Problem, Settings
+from proxy.decoder.types import Continuation, Message, Problem, Settings, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.service import Ensemble, Job, Service
 from tests.decoder.scripted import ScriptedScorer, ScriptedTeacher, counts_to, says
@@ -43,7 +43,7 @@ def job(*teachers: ScriptedTeacher, **settings: object) -> Job:
 async def finished(kept: Kept, **more: object) -> None:
     """A good teacher, one that repeats it in its second half, one that is down."""
 
-    def down(ask: Ask) -> Exception:
+    def down(ask: TeacherRequest) -> Exception:
         return TeacherError("down", "unreachable", "nobody there")
 
     teachers = [ScriptedTeacher("ada", counts_to(3, "a")), ScriptedTeacher("bob", counts_to(3, "b"))]
@@ -52,7 +52,7 @@ async def finished(kept: Kept, **more: object) -> None:
 
 
 async def failed(kept: Kept) -> None:
-    def down(ask: Ask) -> Exception:
+    def down(ask: TeacherRequest) -> Exception:
         return TeacherError("down", "timeout", "too slow")
 
     try:
@@ -71,7 +71,7 @@ async def cancelled(kept: Kept) -> None:
         await anyio.sleep_forever()
         return says("never")
 
-    slow: Callable[[Ask], Awaitable[Continuation]] = lambda ask: hangs()  # noqa: E731
+    slow: Callable[[TeacherRequest], Awaitable[Continuation]] = lambda ask: hangs()  # noqa: E731
     async with anyio.create_task_group() as group:
         group.start_soon(
             service(kept).decode, job(ScriptedTeacher("ada", counts_to(3, "a")), ScriptedTeacher("b", slow))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.decoder.events import Asked, Finished, Proposed
+from proxy.decoder.events import Finished, ProposalRequested, Proposed
 from proxy.trace.metrics import Metrics, covered
 from tests.trace.searches import Kept, cancelled, failed, finished
 
@@ -56,7 +56,7 @@ async def test_overhead_is_the_time_nobody_was_asked_anything() -> None:
     found = await figures(finished)
     assert 0 <= found["cord_overhead_seconds_sum", (("model", "cord"),)] <= max(total, 1.0)
     assert isinstance(kept.journals[0][-1].event, Finished)
-    assert {type(stamped.event) for stamped in kept.journals[0]} >= {Asked, Proposed}
+    assert {type(stamped.event) for stamped in kept.journals[0]} >= {ProposalRequested, Proposed}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ _TOLD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """One call; `arguments` is a JSON object as text."""
 
     name: str
@@ -45,7 +45,7 @@ def response(content: str) -> str:
     return f"<tool_response>\n{content}\n</tool_response>"
 
 
-def told(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     """The conversation with the tools in its system message, for whoever has no words of its own for them."""
     if not tools:
         return tuple(messages)
@@ -56,7 +56,7 @@ def told(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tup
     return (Message("system", text), *messages)
 
 
-def find(answer: str) -> tuple[str, tuple[Call, ...]]:
+def find(answer: str) -> tuple[str, tuple[ToolCall, ...]]:
     """What an answer says, and the calls it makes. Without a call that can be read, all of it is said."""
     calls = []
     for found in _CALL.finditer(answer):
@@ -67,5 +67,5 @@ def find(answer: str) -> tuple[str, tuple[Call, ...]]:
         if isinstance(body, dict) and isinstance(body.get("name"), str):
             arguments = body.get("arguments", {})
             text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            calls.append(Call(body["name"], text))
+            calls.append(ToolCall(body["name"], text))
     return (answer.partition(OPENING)[0] if calls else answer), tuple(calls)
