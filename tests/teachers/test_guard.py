@@ -29,7 +29,7 @@ class Patient:
         return GuardedTeacher(ScriptedTeacher("t", self.reply), limits, clock=lambda: self.now)
 
     def reply(self, ask: TeacherRequest) -> Continuation | Exception:
-        self.supports_tools.append(self.now)
+        self.calls.append(self.now)
         return says("ok") if self.kind is None else TeacherError("t", self.kind, "down")
 
 
