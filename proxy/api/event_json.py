@@ -12,21 +12,21 @@ from dataclasses import asdict
 from typing import Any
 
 from proxy.decoder.events import (
-    AnswerAsked,
     AnswerDelta,
-    Asked,
+    AnswerRequested,
     Cancelled,
     Committed,
     Failed,
     Finished,
+    ProposalRequested,
     Proposed,
     Pruned,
-    ScoreAsked,
     Scored,
-    Spared,
+    ScoreRequested,
     Started,
     StepDecided,
     TeacherFailed,
+    TeacherSkipped,
 )
 from proxy.decoder.journal import Stamped
 from proxy.decoder.types import Candidate, Result, Score
@@ -54,15 +54,15 @@ def _told(event: object) -> tuple[str, dict[str, Any]]:
                 "objective": objective,
                 **asked,
             }
-        case Asked(id, parent, depth, teacher):
+        case ProposalRequested(id, parent, depth, teacher):
             return "proposal_requested", {"id": id, "parent": parent, "depth": depth, "teacher": teacher}
-        case Spared(depth, teacher):
+        case TeacherSkipped(depth, teacher):
             return "teacher_skipped", {"depth": depth, "teacher": teacher}
         case Proposed(candidate):
             return "proposed", _candidate(candidate)
         case TeacherFailed(id, teacher, kind, message):
             return "teacher_failed", {"id": id, "teacher": teacher, "kind": kind, "message": message}
-        case ScoreAsked(id):
+        case ScoreRequested(id):
             return "score_requested", {"id": id}
         case Scored(id, score):
             return "scored", {"id": id, "score": _score(score)}
@@ -72,7 +72,7 @@ def _told(event: object) -> tuple[str, dict[str, Any]]:
             return "step_decided", {"depth": depth, "beam": list(beam), "finished": list(finished)}
         case Committed(candidate):
             return "committed", _candidate(candidate)
-        case AnswerAsked(teacher):
+        case AnswerRequested(teacher):
             return "answer_requested", {"teacher": teacher}
         case AnswerDelta(text):
             return "answer_delta", {"text": text}
@@ -105,7 +105,7 @@ def _score(score: Score) -> dict[str, Any]:
         "source": score.source.value,
         "nats": _finite(score.nats),
         "length": score.length,
-        "additive": score.adds_up,
+        "additive": score.additive,
         "per_model": per_model,
         "queue_s": score.queue_s,
         "batch_size": score.batch_size,

@@ -16,7 +16,7 @@ from proxy.api.live import LiveSearches
 from proxy.decoder import events as all_events
 from proxy.decoder.events import Cancelled, Started
 from proxy.decoder.journal import Stamped
-from proxy.decoder.types import Ask, Problem, Settings
+from proxy.decoder.types import Problem, Settings, TeacherRequest
 from proxy.service import Ensemble, Job
 from proxy.sse import Decoder, ServerEvent
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask
@@ -110,7 +110,7 @@ async def test_viewer_goes_on_after_the_last_event_it_has() -> None:
 async def test_viewer_may_come_first_and_sees_candidates_before_the_step_is_decided() -> None:
     opened, landed = anyio.Event(), anyio.Event()
 
-    async def gate(asked: Ask) -> None:
+    async def gate(asked: TeacherRequest) -> None:
         await opened.wait()
 
     async def on_send(frames: list[ServerEvent]) -> None:
@@ -153,7 +153,7 @@ async def test_viewer_that_reads_nothing_holds_up_nobody_and_misses_nothing() ->
 async def test_search_goes_on_when_its_viewer_leaves() -> None:
     opened = anyio.Event()
 
-    async def gate(asked: Ask) -> None:
+    async def gate(asked: TeacherRequest) -> None:
         await opened.wait()
 
     panel = Panel((Teacher("anna", gate),))
