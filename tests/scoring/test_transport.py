@@ -170,3 +170,101 @@ async def test_who_leaves_closes_the_connection(begun: bool) -> None:
             group.cancel_scope.cancel()
         with anyio.fail_after(10):
             await left.wait()
+
+
+class KeepAlive:
+    """A server that announces keep-alive and then closes a connection that has served a reply, as llama.cpp's does.
+
+    Whoever asks once more on such a connection is read to the end of the request and told `parting`, or nothing.
+    """
+
+    def __init__(self, parting: bytes = b"", *, closes_at_once: bool = False, waits_for: int = 1) -> None:
+        self.bodies: list[bytes] = []
+        self.connections = 0
+        self.never_answers = False
+        self._parting = parting
+        self._closes_at_once = closes_at_once
+        self._waits_for = waits_for
+        self._all_here = anyio.Event()
+
+    async def serve(self, stream: SocketStream) -> None:
+        self.connections += 1
+        async with stream:
+            served = False
+            while (body := await _request(stream)) is not None:
+                self.bodies.append(body)
+                if served or self.never_answers:
+                    if self._parting:
+                        await stream.send(self._parting)
+                    return
+                if self.connections >= self._waits_for:
+                    self._all_here.set()
+                await self._all_here.wait()
+                head = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n"
+                await stream.send(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+                served = True
+                if self._closes_at_once:
+                    return
+
+
+async def _request(stream: SocketStream) -> bytes | None:
+    """The body of the next request; None where the client has left."""
+    received = b""
+    try:
+        while b"\r\n\r\n" not in received:
+            received += await stream.receive()
+        head, _, body = received.partition(b"\r\n\r\n")
+        _, _, stated = head.lower().partition(b"content-length:")
+        while len(body) < int(stated.partition(b"\r\n")[0] or 0):
+            body += await stream.receive()
+    except anyio.EndOfStream:
+        return None
+    return body
+
+
+@asynccontextmanager
+async def listening(server: KeepAlive) -> AsyncIterator[str]:
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, server.serve)
+        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        group.cancel_scope.cancel()
+
+
+async def test_call_is_sent_again_when_kept_connection_closes_before_reply() -> None:
+    server = KeepAlive()
+    async with listening(server) as url, client(url) as http:
+        replies = [(await http.post("/", content=f"call {i}")).text for i in range(5)]
+    assert replies == ["hi"] * 5
+    assert server.bodies == [b"call 0", b"call 1", b"call 1", b"call 2", b"call 3", b"call 3", b"call 4"]
+
+
+async def test_server_that_closes_after_every_reply_loses_no_call() -> None:
+    server = KeepAlive(closes_at_once=True)
+    async with listening(server) as url, client(url) as http:
+        assert [(await http.post("/", content=b"x" * 100_000)).text for _ in range(40)] == ["hi"] * 40
+
+
+async def test_call_is_sent_again_on_new_connection_however_many_are_kept() -> None:
+    server = KeepAlive(waits_for=3)
+    async with listening(server) as url, client(url) as http:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(http.post, "/")
+        assert (await http.post("/", content=b"more")).text == "hi"
+    assert server.bodies == [b"", b"", b"", b"more", b"more"] and server.connections == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "parting", "sent"),
+    [("answered", b"HTTP/1.1 200", 1), ("answered", b"", 2), ("refused", b"", 1)],
+    ids=["a byte came back", "the second call fails too", "the connection was new"],
+)
+async def test_call_is_sent_again_only_once_and_only_where_safe(first: str, parting: bytes, sent: int) -> None:
+    server = KeepAlive(parting)
+    async with listening(server) as url, client(url) as http:
+        if first == "answered":
+            await http.post("/", content=b"first")
+        server.never_answers = True
+        with pytest.raises(httpx.TransportError):
+            await http.post("/", content=b"second")
+    assert server.bodies.count(b"second") == sent
