@@ -145,12 +145,16 @@ class TeacherRequest:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What a teacher wrote: the text after the ask's, without the stop text or the thinking's closer."""
+    """What a teacher wrote: the text after the ask's, without the stop text or the thinking's closer.
+
+    With `tokens_estimated` the server did not count its tokens, and the proxy estimated both counts.
+    """
 
     text: str
     ended: Ended
     prompt_tokens: int
     completion_tokens: int
+    tokens_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ class Candidate:
     """A proposed next step. `parent` is the candidate it extends, None at the root; `depth` counts from 1.
 
     Ids are given when a teacher is asked, in a fixed order, so they do not depend on who answers first.
+    `tokens_estimated` is that of the teacher's `Continuation`.
     """
 
     id: int
@@ -168,6 +173,7 @@ class Candidate:
     ended: Ended
     prompt_tokens: int
     completion_tokens: int
+    tokens_estimated: bool = False
 
     @property
     def closes(self) -> bool:
