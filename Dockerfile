@@ -15,6 +15,7 @@ COPY constraints.txt pyproject.toml README.md ./
 # torch first and by itself: the largest layer changes least.
 RUN /opt/cord/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch
 COPY proxy proxy
+COPY runtime runtime
 COPY scoring scoring
 COPY serving serving
 RUN /opt/cord/bin/pip install --constraint constraints.txt .

@@ -18,7 +18,7 @@ from proxy.api.options import SearchOptions
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import PROVIDERS
-from proxy.teachers.template import MarkupName
+from runtime.markup import MarkupName
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import threading
 from contextlib import closing
 
 
@@ -20,12 +17,13 @@ def main() -> int:
     import uvicorn
     from transformers.utils.logging import disable_progress_bar
 
+    from runtime.processes import leave_with_parent
     from scoring.engine import Engine
     from scoring.service import build_app
     from scoring.tokens import Elicitation
 
     if arguments.exit_with_parent:
-        threading.Thread(target=_leave_with_parent, daemon=True).start()
+        leave_with_parent()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
     templates, closings = dict(arguments.elicitation), dict(arguments.closing)
@@ -83,12 +81,6 @@ def _named(argument: str) -> tuple[str, str]:
     if not found:
         raise argparse.ArgumentTypeError(f"{argument!r} has no NAME= in front")
     return name, value
-
-
-def _leave_with_parent() -> None:
-    """Standard input is a pipe our parent holds: its end means the parent has gone."""
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
+from runtime.shapes import rounded
 from scoring.cache import Memory, Node
-from serving.shapes import rounded
 
 NAME = "cord_tree"
 """What to set a model's attention implementation to. It then needs `plan=` in each forward."""

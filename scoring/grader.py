@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from scoring.judge import Reading, check_length, load_checkpoint
+from runtime.checkpoints import load_checkpoint
+from scoring.judge import Reading, check_length
 from scoring.tokens import Elicitation, Encoder, Row
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from runtime.checkpoints import attention_obstacle, kv_bytes_per_token, load_checkpoint
+from runtime.shapes import rounded
 from scoring.attention import NAME, Plan
 from scoring.cache import Node, Pool, PrefixTree, hidden_between
 from scoring.errors import BadScoreRequest, UnsupportedModel
 from scoring.tokens import Elicitation, Encoder, Row
-from serving.shapes import rounded
 
 _LOGIT_BYTES = 1 << 26
 """How much of the logits, tokens x vocabulary in fp32, exists at a time."""
@@ -62,16 +63,6 @@ class Reading:
         return self.goal - (self.at.depth if self.at is not None else 0)
 
 
-def load_checkpoint(kind: Any, location: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """A model of a transformers auto class, on its device, and its tokenizer. "auto": the GPU, in bf16, if any."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    model = kind.from_pretrained(location, dtype=getattr(torch, dtype)).to(device)
-    return model, AutoTokenizer.from_pretrained(location)
-
-
 def check_length(name: str, tokens: int, longest: int) -> None:
     """Raises BadScoreRequest where a model cannot read so many tokens."""
     if tokens > longest:
@@ -86,9 +77,8 @@ class Judge:
 
     def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: Pool, elicitation: Elicitation) -> None:
         """Raises `UnsupportedModel` for a model that this engine would not score exactly."""
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
-            raise UnsupportedModel(f"{name}: only full attention is supported, not {', '.join(sorted(kinds))}")
+        if (why := attention_obstacle(model.config)) is not None:
+            raise UnsupportedModel(f"{name}: only full attention with position ids is supported; this model has {why}")
         self.name = name
         self.encoder = Encoder(tokenizer, elicitation)
         self.forwarded = 0
@@ -293,10 +283,7 @@ class Judge:
 
 def _bytes_per_token(model: Any) -> int:
     """Keys, values and the final hidden state of one token."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int((2 * config.num_hidden_layers * heads * width + config.hidden_size) * model.dtype.itemsize)
+    return kv_bytes_per_token(model) + int(model.config.hidden_size * model.dtype.itemsize)
 
 
 def _distinct(rows: Sequence[Row]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
@@ -16,10 +16,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from runtime.disconnects import ClientGone, while_connected
+from runtime.errors import error_body
 from scoring.batcher import Batcher
 from scoring.engine import Engine
 from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
-from scoring.types import ScoreReply, ScoreRequest
+from scoring.types import ScoreRequest
 
 _REQUEST = TypeAdapter(ScoreRequest)
 
@@ -67,7 +69,7 @@ def build_app(engine: Engine) -> Starlette:
     async def score(request: Request) -> Response:
         try:
             asked = _REQUEST.validate_json(await request.body())
-            reply = await _while_connected(request, batcher, asked)
+            reply = await while_connected(request.receive, lambda: batcher.score(asked))
         except ValidationError as exc:
             first = exc.errors()[0]
             return _error(BadScoreRequest(first["msg"], param=".".join(str(part) for part in first["loc"])))
@@ -76,7 +78,7 @@ def build_app(engine: Engine) -> Starlette:
             return _error(exc)
         except ScorerUnavailable as exc:
             return _error(exc, 503)
-        if reply is None:
+        except ClientGone:
             return Response(status_code=499)
         figures.queue.observe(reply.queue_s)
         figures.batch.observe(reply.batch_size)
@@ -103,30 +105,7 @@ def build_app(engine: Engine) -> Starlette:
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-async def _while_connected(request: Request, batcher: Batcher, asked: ScoreRequest) -> ScoreReply | None:
-    """Score, unless the client goes first: then its request leaves the queue, and there is no reply."""
-    reply: ScoreReply | None = None
-    failure: Exception | None = None
-
-    async def watch(cancel: Callable[[], None]) -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        cancel()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch, group.cancel_scope.cancel)
-        try:
-            reply = await batcher.score(asked)
-        except Exception as exc:  # raised again outside, where no exception group is around it
-            failure = exc
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return reply
-
-
 def _error(exc: ScoringError, status: int = 400) -> Response:
-    kind = "invalid_request_error" if isinstance(exc, BadScoreRequest) else "server_error"
-    param, code = getattr(exc, "param", None), getattr(exc, "code", None)
-    error = {"message": str(exc), "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": error}, status_code=status)
+    if isinstance(exc, BadScoreRequest):
+        return JSONResponse(error_body(str(exc), param=exc.param, code=exc.code), status_code=status)
+    return JSONResponse(error_body(str(exc), kind="server_error"), status_code=status)

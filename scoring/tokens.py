@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from runtime.markup import markup_of
 from scoring.errors import UnsupportedModel
 from scoring.objective import Passage
 from scoring.types import Message
@@ -24,14 +25,6 @@ _SAMPLES = (
     "one two three\n\n**four**\n\n$5$\n\n- six\n\n\\boxed{7}\n\n",
 )
 _REMEMBERED = 4096
-
-_MARKUP = (
-    ("<|channel|>", "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("[/THINK]", "[THINK]", "[/THINK]"),
-    ("</think>", "<think>\n", "</think>\n\n"),
-    ("", "", "### Answer\n\n"),
-)
-"""What opens and closes a model's thinking, by what its chat template mentions; the first that fits holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +80,8 @@ class Encoder:
         self._lock = threading.Lock()
         self._elicitation = elicitation
         _, self._tail = elicitation.around(False)
-        _, self._opener, closing = next(entry for entry in _MARKUP if entry[0] in tokenizer.chat_template)
-        self._closing = closing if elicitation.closing is None else elicitation.closing
+        self._thinking = markup_of(tokenizer.chat_template)
+        self._closing = self._thinking.closer if elicitation.closing is None else elicitation.closing
         self._remembered = lru_cache(_REMEMBERED)(self._ids)
         self._openings = lru_cache(_REMEMBERED)(self._opening)
         self._cuts = all(self._ids(text) == self._pieces(text) for text in _SAMPLES)
@@ -137,8 +130,7 @@ class Encoder:
         """The conversation up to where reasoning begins."""
         conversation = [{"role": message.role, "content": message.content} for message in messages]
         opening: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        opened = bool(self._opener) and opening.rstrip().endswith(self._opener.strip())
-        return self._markup(opening if opened else opening + self._opener)
+        return self._markup(self._thinking.opened(opening))
 
     def _markup(self, text: str) -> tuple[int, ...]:
         """Ids of the template's own text, in which special tokens mean what they say."""

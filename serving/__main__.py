@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 
@@ -20,11 +17,12 @@ def main() -> int:
     import uvicorn
     from transformers.utils.logging import disable_progress_bar
 
+    from runtime.processes import leave_with_parent
     from serving.app import build_app
     from serving.engine import Engine
 
     if arguments.exit_with_parent:
-        threading.Thread(target=_leave_with_parent, daemon=True).start()
+        leave_with_parent()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
     engine = Engine.load(
@@ -65,12 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
     return parser
-
-
-def _leave_with_parent() -> None:
-    """Standard input is a pipe our parent holds: its end means the parent has gone."""
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

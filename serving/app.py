@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from runtime.disconnects import ClientGone, while_connected
 from serving import wire
 from serving.engine import Delta, Engine, Job, sampler
 from serving.wire import BadRequest, CompletionRequest
@@ -143,17 +145,10 @@ class _Completion(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         for job in self._jobs:
             self._engine.submit(job)
+        reply = partial(self._stream, send) if self._asked.stream else partial(self._whole, scope, receive, send)
         try:
-            async with anyio.create_task_group() as group:
-
-                async def watch() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                    group.cancel_scope.cancel()
-
-                group.start_soon(watch)
-                await (self._stream(send) if self._asked.stream else self._whole(scope, receive, send))
-                group.cancel_scope.cancel()
+            with suppress(ClientGone):
+                await while_connected(receive, reply)
         finally:
             for job in self._jobs:
                 job.cancelled = True

@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from runtime.checkpoints import attention_obstacle, load_checkpoint
+from runtime.sampling import Sampler, draw
+from runtime.stopping import StopScanner
 from serving.rows import Known, Rows, Shelf
-from serving.sampling import Sampler, draw
-from serving.stopping import StopScanner
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Engine:
         prefix_cache_mb: int = 256,
     ) -> None:
         config = model.config
-        if (why := _obstacle(config)) is not None:
+        if (why := attention_obstacle(config)) is not None:
             raise UnsupportedModel(f"only full attention with position ids is supported; this model has {why}")
         self.tokenizer = tokenizer
         self.max_model_len = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
@@ -113,12 +114,7 @@ class Engine:
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto", **options: Any) -> Engine:
         """Load a checkpoint folder. `device` and `dtype` may be "auto"."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "bfloat16" if device.startswith("cuda") else "float32"
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-        return cls(model.to(device), AutoTokenizer.from_pretrained(folder), **options)
+        return cls(*load_checkpoint(AutoModelForCausalLM, folder, device, dtype), **options)
 
     def submit(self, job: Job) -> None:
         """Queue a sequence; its prompt and tokens must fit `max_model_len`."""
@@ -278,19 +274,6 @@ class Engine:
             self._rows.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()
-
-
-def _obstacle(config: Any) -> str | None:
-    """What keeps a model out of rows of keys and values; none if nothing does."""
-    other = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
-    if other:
-        return f"layers of {' and '.join(sorted(other))}"
-    if getattr(config, "sliding_window", None):
-        return f"a sliding window of {config.sliding_window}"
-    # ALiBi computes its biases from a mask of tokens (B, T); ours says more, and its shape is refused.
-    if getattr(config, "alibi", False) or getattr(config, "max_position_embeddings", None) is None:
-        return "no position ids (ALiBi, or recurrence)"
-    return None
 
 
 def sampler(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:

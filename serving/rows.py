@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from serving.shapes import rounded
+from runtime.shapes import rounded
 
 _PIECE = 16
 

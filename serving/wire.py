@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runtime.errors import error_body
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -52,7 +54,7 @@ class BadRequest(Exception):
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+        self.body = error_body(message, param=param, code=code)
 
 
 def choice(
@@ -75,7 +77,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 def failure(message: str) -> dict[str, Any]:
     """OpenAI's error body for what is the server's own fault."""
-    return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
+    return error_body(message, kind="server_error")
 
 
 def event(data: dict[str, Any]) -> bytes:

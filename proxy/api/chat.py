@@ -24,7 +24,7 @@ from proxy.decoder.summary import Summary, Usage
 from proxy.decoder.types import Candidate, Result, Score, Settings
 from proxy.errors import RequestError
 from proxy.service import Ensemble, Job
-from serving.stopping import StopScanner
+from runtime.stopping import StopScanner
 
 THINK, THOUGHT = "<think>\n", "</think>\n\n"
 

@@ -22,13 +22,14 @@ from proxy.api.dialect import Asked, Dialect, Stream
 from proxy.api.errors import report
 from proxy.api.job import ApiOptions, make_job
 from proxy.api.relay import Relay
-from proxy.api.stream import Push, stream_events, while_connected
+from proxy.api.stream import Push, stream_events
 from proxy.decoder.events import TeacherFailed
 from proxy.decoder.journal import Listener, Stamped
 from proxy.decoder.summary import Summary, summarise
 from proxy.decoder.types import Result
 from proxy.errors import RequestError, SearchError
 from proxy.service import Job, Service
+from runtime.disconnects import while_connected
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from proxy import sse
 from proxy.api.body import TooLarge, to_json
 from proxy.errors import CordError, RequestError, ScorerError, SearchError, UnknownModel
+from runtime.errors import error_body
 
 logger = logging.getLogger("proxy.api")
 
@@ -44,10 +45,6 @@ class Busy(CordError):
         self.retry_after_s = retry_after_s
 
 
-class ClientGone(Exception):
-    """The client closed the connection; there is nobody left to tell."""
-
-
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
     """An error as the client sees it, with all four keys OpenAI's clients read."""
@@ -61,8 +58,7 @@ class ErrorReply:
 
     @property
     def body(self) -> dict[str, Any]:
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        return error_body(self.message, kind=self.type, param=self.param, code=self.code)
 
     @property
     def frame(self) -> bytes:
@@ -110,13 +106,6 @@ def report(exc: Exception, request_id: str) -> ErrorReply:
     elif reply.status >= 500:
         logger.warning("request %s: %s: %s", request_id, reply.code, exc)
     return reply
-
-
-def leaf(exc: Exception) -> Exception:
-    """The first exception in an exception group, however deep; any other exception itself."""
-    while isinstance(exc, ExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 def _routing(exc: HTTPException) -> ErrorReply:

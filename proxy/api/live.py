@@ -20,11 +20,12 @@ from proxy import sse
 from proxy.api.body import JsonReply, to_json
 from proxy.api.errors import NotFound
 from proxy.api.event_json import event_json
-from proxy.api.stream import KEEP_ALIVE, Wire, while_connected
+from proxy.api.stream import KEEP_ALIVE, Wire
 from proxy.decoder.events import Cancelled, Failed, Finished
 from proxy.decoder.journal import Listener, Stamped
 from proxy.errors import RequestError
 from proxy.service import Job
+from runtime.disconnects import while_connected
 
 _FRAME_EVENTS = 64
 _MAX_WAIT_S = 60.0

@@ -21,9 +21,9 @@ from proxy import sse
 from proxy.api.admission import Admission
 from proxy.api.body import read_json, to_json
 from proxy.api.errors import ErrorReply, UpstreamFailed, describe
-from proxy.api.stream import while_connected
 from proxy.errors import RequestError, UnknownModel
 from proxy.service import Ensemble
+from runtime.disconnects import while_connected
 
 log = logging.getLogger(__name__)
 

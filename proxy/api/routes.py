@@ -19,7 +19,7 @@ from proxy.api.admission import Admission
 from proxy.api.auth import authorise
 from proxy.api.body import JsonReply
 from proxy.api.decoded import Decoded, request_id
-from proxy.api.errors import ClientGone, ErrorReply, report
+from proxy.api.errors import ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
 from proxy.api.live import Events, LiveSearches, Searches
@@ -27,6 +27,7 @@ from proxy.api.openapi import describe_api
 from proxy.api.relay import RELAYED, Relay, Told, Upstream
 from proxy.errors import UnknownModel
 from proxy.service import Ensemble, Service
+from runtime.disconnects import ClientGone
 
 Ready = Callable[[], Mapping[str, ComponentState]]
 Metrics = Callable[[], tuple[bytes, str]]

@@ -9,41 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.types import Receive, Send
 
 from proxy import sse
-from proxy.api.errors import ClientGone, leaf
+from runtime.disconnects import leaf, while_connected
 
-T = TypeVar("T")
 Push = Callable[[bytes], None]
 """Hands a piece of the stream on; never blocks, never fails."""
 
 KEEP_ALIVE = sse.comment("keep-alive")
 DONE = sse.encode("[DONE]")
-
-
-async def while_connected(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work, for as long as the client is there. The request's body must have been read.
-
-    Raises:
-        ClientGone: the client left, and the work was cancelled.
-        Exception: what the work raised, taken out of its exception groups.
-    """
-    outcome: list[T] = []
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
-            outcome.append(await work())
-            group.cancel_scope.cancel()
-    except ExceptionGroup as exc:
-        raise leaf(exc) from None
-    if not outcome:
-        raise ClientGone
-    return outcome[0]
 
 
 async def stream_events(
@@ -73,12 +51,6 @@ async def stream_events(
 
     with tube, pieces:
         await while_connected(receive, reply)
-
-
-async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 async def _fill(

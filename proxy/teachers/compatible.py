@@ -20,7 +20,7 @@ from proxy.decoder.types import Continuation, Ended, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
 from proxy.teachers.template import ChatTemplate
 from proxy.teachers.tokens import approximate_tokens
-from serving.stopping import StopScanner
+from runtime.stopping import StopScanner
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from proxy.decoder.ports import OnText
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Continuation, Ended, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
-from proxy.teachers.template import PLAIN
 from proxy.teachers.tokens import approximate_tokens
-from serving.stopping import StopScanner
+from runtime.markup import PLAIN
+from runtime.stopping import StopScanner
 
 
 class LitellmTeacher:

@@ -12,47 +12,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Markup:
-    """What a model writes around its thinking: `opener` reasoning `closer` answer.
-
-    `stop` is the text that tells that thinking has ended. Where it is `special`, a server leaves it out of what it
-    says unless told otherwise.
-    """
-
-    opener: str
-    closer: str
-    stop: str
-    special: bool = False
-
-
-THINKING = Markup("<think>\n", "</think>\n\n", "</think>")
-PLAIN = Markup("", "### Answer\n\n", "### Answer")
-"""A model without thinking markup writes its steps in the open and heads the answer."""
-HARMONY = Markup(
-    "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", "<|end|>", special=True
-)
-"""gpt-oss: channels of messages."""
-BRACKETS = Markup("[THINK]", "[/THINK]", "[/THINK]", special=True)
-"""Magistral."""
-
-MARKUPS: dict[str, Markup] = {"think": THINKING, "plain": PLAIN, "harmony": HARMONY, "brackets": BRACKETS}
-"""By the name that `model_info.markup` uses."""
-MarkupName = Literal["auto", "think", "plain", "harmony", "brackets"]
-
-
-def _markup(template: str) -> Markup:
-    """The markup that a chat template calls for."""
-    if "<|channel|>" in template:
-        return HARMONY
-    return BRACKETS if "[/THINK]" in template else THINKING if "</think>" in template else PLAIN
+from runtime.markup import Markup, MarkupName, markup_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +45,7 @@ class ChatTemplate:
                 "", f"no chat template found at {location!r} (chat_template.jinja or tokenizer_config.json)"
             )
         tokens = {key: _token(value) for key, value in config.items() if key.endswith("_token") and value}
-        return cls(source, tokens, _markup(source) if markup == "auto" else MARKUPS[markup])
+        return cls(source, tokens, markup_of(source, markup))
 
     @property
     def hash(self) -> str:
@@ -109,12 +74,10 @@ class ChatTemplate:
 
     def turn(self, ask: TeacherRequest) -> str:
         """The prompt whose continuation is what the ask wants."""
-        prompt = self.render(ask.messages, ask.tools)
-        opened = bool(self.markup.opener) and prompt.rstrip().endswith(self.markup.opener.strip())
-        reasoning = ask.reasoning if opened else self.markup.opener + ask.reasoning
+        reasoning = self.markup.opened(self.render(ask.messages, ask.tools)) + ask.reasoning
         if ask.answer is None:
-            return prompt + reasoning
-        return prompt + reasoning + self.markup.closer + ask.answer
+            return reasoning
+        return reasoning + self.markup.closer + ask.answer
 
 
 def _file(location: str, name: str) -> str | None:

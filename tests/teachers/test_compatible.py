@@ -21,7 +21,8 @@ from starlette.routing import Route
 from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.teachers.compatible import CompatibleTeacher, Provider
-from proxy.teachers.template import ChatTemplate, MarkupName
+from proxy.teachers.template import ChatTemplate
+from runtime.markup import MarkupName
 from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder
 from scoring.transport import PooledTransport

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from serving.sampling import Sampler, draw
+from runtime.sampling import Sampler, draw
 
 IMPOSSIBLE = -torch.inf
 LOGITS = torch.tensor([[3.0, 5.0, 1.0, IMPOSSIBLE, 0.0]])  # by rank: 1, 0, 2, 4, and never 3

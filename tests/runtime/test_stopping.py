@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.stopping import StopScanner
+from runtime.stopping import StopScanner
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, str | None]:

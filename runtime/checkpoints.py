@@ -1,0 +1,46 @@
+"""Loading a transformers checkpoint onto a device, and what its configuration says about its keys and values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+
+def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) -> tuple[Any, Any]:
+    """A model of a transformers auto class, on its device, and its tokenizer.
+
+    `location` is a folder or a hub name. "auto" means the GPU, in bf16, if there is one; else the CPU in fp32.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    model = kind.from_pretrained(location, dtype=getattr(torch, dtype)).to(device)
+    return model, AutoTokenizer.from_pretrained(location)
+
+
+def attention_obstacle(config: Any) -> str | None:
+    """Why a model's keys and values cannot be cached by position; None if they can.
+
+    Only full attention with position ids is supported.
+    """
+    other = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
+    if other:
+        return f"layers of {' and '.join(sorted(other))}"
+    if getattr(config, "sliding_window", None):
+        return f"a sliding window of {config.sliding_window}"
+    # ALiBi computes its biases from a mask of tokens (B, T), which a packed or padded forward does not have.
+    if getattr(config, "alibi", False) or getattr(config, "max_position_embeddings", None) is None:
+        return "no position ids (ALiBi, or recurrence)"
+    return None
+
+
+def kv_bytes_per_token(model: Any) -> int:
+    """What the keys and values of one token take, over all layers."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
