@@ -35,6 +35,7 @@ from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
 from proxy.teachers.ollama import OllamaTeacher
 from proxy.teachers.template import ChatTemplate
+from proxy.trace.finder import TraceFinder
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
 from proxy.trace.record import Provenance, TeacherProvenance
@@ -55,6 +56,7 @@ class Parts:
     upstreams: list[Upstream]
     log: TraceLog | None
     live: LiveSearches
+    finder: TraceFinder | None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -181,6 +183,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         log = TraceLog(config.traces.folder, rotate_bytes=config.traces.rotate_mb << 20, provenance=provenance)
     metrics = Metrics(trace_log=log)
     live = LiveSearches()
+    finder = TraceFinder(config.traces.folder) if config.traces.folder is not None else None
     keepers = (metrics.keep, log.keep) if log is not None else (metrics.keep,)
     service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch, live.watch))
     general = config.general_settings
@@ -193,7 +196,9 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         inline_reasoning=general.inline_reasoning,
     )
     probes = Probes(builder.targets, scorer_target)
-    return Parts(service, options, metrics, probes, builder.children, builder.clients, builder.upstreams, log, live)
+    return Parts(
+        service, options, metrics, probes, builder.children, builder.clients, builder.upstreams, log, live, finder
+    )
 
 
 def build_app(config: Config) -> Starlette:
@@ -220,6 +225,7 @@ def build_app(config: Config) -> Starlette:
             parts.upstreams,
             parts.metrics.on_relay,
             parts.live,
+            parts.finder,
         ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,

@@ -22,6 +22,7 @@ ALLOWED = {
     "proxy/api": {
         "proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy",
         "runtime.disconnects", "runtime.errors", "runtime.stopping",
+        "proxy.trace.query",
     },
     "proxy/trace": {"proxy.decoder", "proxy.errors", "proxy.service", "proxy.trace"},
     "runtime": {"runtime"},

@@ -7,6 +7,7 @@ bounds, since a request that goes straight to one teacher may hold anything its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from proxy.api.fields import CHAT, COMPLETIONS, RESPONSES, Neutral
 from proxy.api.relay import RELAYED
 from proxy.api.responses import ResponsesRequest
 from proxy.api.schema import ChatRequest
+from proxy.trace.query import TraceQuery
 
 _REF = "#/components/schemas/{model}"
 _ERROR = {
@@ -39,7 +41,7 @@ _ERROR = {
 _FAILURES = {
     "400": "the request is at fault; the error names the field",
     "401": "the key is missing or wrong",
-    "404": "no such model or search",
+    "404": "no such model, search or trace",
     "413": "the body is too long",
     "429": "as many searches run as are allowed",
     "502": "the one teacher that was asked cannot be reached",
@@ -79,6 +81,11 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
             **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
             "/v1/models": _get("Ensembles and single models"),
             "/v1/models/{id}": {**_get("One of them", ("401", "404")), "parameters": [_ID]},
+            "/v1/cord/traces": {
+                **_get("A page of the stored traces, newest first", ("400", "401", "404")),
+                "parameters": [{"name": spec.name, "in": "query", "schema": {}} for spec in fields(TraceQuery)],
+            },
+            "/v1/cord/traces/{id}": {**_get("A trace as it is stored", ("401", "404")), "parameters": [_ID]},
             "/v1/cord/searches": _get("Searches that can be watched"),
             "/v1/cord/searches/{id}/events": {
                 **_get("A search's events as they happen (server-sent; docs/live.md)", ("400", "401", "404")),

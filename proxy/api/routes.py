@@ -25,6 +25,7 @@ from proxy.api.job import ApiOptions
 from proxy.api.live import Events, LiveSearches, Searches
 from proxy.api.openapi import describe_api
 from proxy.api.relay import RELAYED, Relay, Told, Upstream
+from proxy.api.traces import Traces, TraceStore
 from proxy.errors import UnknownModel
 from proxy.service import Ensemble, Service
 from runtime.disconnects import ClientGone
@@ -72,14 +73,17 @@ def routes(
     upstreams: Sequence[Upstream] = (),
     told: Told = lambda *_: None,
     live: LiveSearches | None = None,
+    traces: TraceStore | None = None,
 ) -> list[BaseRoute]:
     """The API's routes. `/health`, `/ready`, `/metrics` and `/openapi.json` ask for no key.
 
     `upstreams` are the models that can be asked directly; `told` hears of every request that was. `live` holds the
-    searches that can be watched; it must be one of the service's watchers.
+    searches that can be watched; it must be one of the service's watchers. `traces` is where traces are
+    kept, if they are.
     """
 
     live = live or LiveSearches()
+    stored = Traces(traces)
     known = {name: _model(ensemble, options.created) for name, ensemble in service.ensembles.items()}
     for upstream in upstreams:
         known.setdefault(upstream.name, _entry(upstream.name, options.created))
@@ -128,6 +132,8 @@ def routes(
         *(guarded(f"/v1/{path}", relay.endpoint(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),
+        guarded("/v1/cord/traces", stored.list, "GET", "traces"),
+        guarded("/v1/cord/traces/{id:path}", stored.one, "GET", "trace"),
         guarded("/v1/cord/searches", Searches(live), "GET", "searches"),
         guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events"),
         Route("/openapi.json", openapi, methods=["GET"]),
@@ -151,11 +157,12 @@ def create(
     upstreams: Sequence[Upstream] = (),
     told: Told = lambda *_: None,
     live: LiveSearches | None = None,
+    traces: TraceStore | None = None,
 ) -> Starlette:
     """The API as an app of its own; the parameters are those of `routes`."""
     handlers = {HTTPException: on_error, Exception: on_error}
     return Starlette(
-        routes=routes(service, options, ready, metrics, upstreams, told, live), exception_handlers=handlers
+        routes=routes(service, options, ready, metrics, upstreams, told, live, traces), exception_handlers=handlers
     )
 
 

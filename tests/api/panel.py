@@ -16,6 +16,7 @@ from proxy.api.job import ApiOptions
 from proxy.api.live import LiveSearches
 from proxy.api.relay import Upstream
 from proxy.api.routes import create
+from proxy.api.traces import TraceStore
 from proxy.decoder.events import Event
 from proxy.decoder.journal import Stamped
 from proxy.decoder.ports import OnText
@@ -24,6 +25,7 @@ from proxy.decoder.types import Continuation, Problem, Score, ScorePart, Setting
 from proxy.errors import ScorerError, TeacherError
 from proxy.service import Ensemble, Job, Service
 from proxy.sse import Decoder
+from proxy.trace.log import TraceLog
 
 Gate = Callable[[TeacherRequest], Awaitable[None]]
 
@@ -106,6 +108,8 @@ class Panel:
     kept: list[tuple[Job, list[Event]]] = field(default_factory=list)
     upstreams: Sequence[Upstream] = ()
     relayed: list[tuple[str, str, str]] = field(default_factory=list)
+    store: TraceStore | None = None
+    log: TraceLog | None = None
     live: LiveSearches = field(default_factory=LiveSearches)
 
     @property
@@ -114,10 +118,18 @@ class Panel:
         for teacher in self.teachers:
             ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
         watchers = (self.live.watch,)
-        service = Service(ensembles, self.scorer, Segmentation(), keepers=(self._keep,), watchers=watchers)
+        keepers = (self._keep, self.log.keep) if self.log else (self._keep,)
+        service = Service(ensembles, self.scorer, Segmentation(), keepers=keepers, watchers=watchers)
         page = (b"cord_up 1\n", "text/plain; version=1.0.0")
         return create(
-            service, self.options, lambda: self.components, lambda: page, self.upstreams, self._told, self.live
+            service,
+            self.options,
+            lambda: self.components,
+            lambda: page,
+            self.upstreams,
+            self._told,
+            self.live,
+            self.store,
         )
 
     @property
