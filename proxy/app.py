@@ -39,8 +39,8 @@ from proxy.trace.finder import TraceFinder
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
 from proxy.trace.record import Provenance, TeacherProvenance
+from runtime.transport import PooledTransport
 from scoring.client import ScorerClient
-from scoring.transport import PooledTransport
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ import anyio
 import httpx
 from pydantic import TypeAdapter
 
+from runtime.transport import PooledTransport
 from scoring.errors import BadScoreRequest, ScorerUnavailable
-from scoring.transport import PooledTransport
 from scoring.types import ScoreReply, ScoreRequest
 
 __all__ = ["BadScoreRequest", "ScorerClient", "ScorerUnavailable"]

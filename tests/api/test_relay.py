@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.api.relay import Upstream
-from scoring.transport import PooledTransport
+from runtime.transport import PooledTransport
 from serving.app import build_app
 from serving.engine import Engine
 from tests import tiny

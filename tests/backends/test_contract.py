@@ -18,8 +18,8 @@ from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.template import ChatTemplate
+from runtime.transport import PooledTransport
 from scoring.engine import Engine
-from scoring.transport import PooledTransport
 from scoring.types import Message as Said
 from scoring.types import ScoreRequest, Tree
 from tests.backends.servers import CHECKPOINT, CONTEXT, Backend

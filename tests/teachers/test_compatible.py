@@ -23,9 +23,9 @@ from proxy.errors import TeacherError
 from proxy.teachers.compatible import CompatibleTeacher, Provider
 from proxy.teachers.template import ChatTemplate
 from runtime.markup import MarkupName
+from runtime.transport import PooledTransport
 from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder
-from scoring.transport import PooledTransport
 from scoring.types import Message as Said
 from serving.app import build_app
 from serving.engine import Engine

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from scoring.transport import PooledTransport
+from runtime.transport import PooledTransport
 
 pytestmark = pytest.mark.anyio
 
