@@ -6,13 +6,12 @@ Importing this loads neither torch nor litellm; models live in child processes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import anyio
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,6 +21,7 @@ from proxy.api.live import LiveSearches
 from proxy.api.options import FITTED, check_score, needs_reference
 from proxy.api.relay import RELAYED, Upstream
 from proxy.api.routes import on_error, routes
+from proxy.background import Background
 from proxy.config import Config, EnsembleConfig, TeacherConfig
 from proxy.decoder.ports import Teacher
 from proxy.decoder.steps import Segmentation
@@ -45,13 +45,12 @@ from scoring.client import ScorerClient
 
 @dataclass(slots=True)
 class Parts:
-    """What a running proxy consists of, built but not started. `clients` and `children` are started and ended by us."""
+    """What a running proxy consists of, built but not started."""
 
     service: Service
     options: ApiOptions
     metrics: Metrics
-    probes: Probes
-    children: list[Child]
+    background: Background
     clients: list[httpx.AsyncClient | ScorerClient]
     upstreams: list[Upstream]
     log: TraceLog | None
@@ -62,15 +61,11 @@ class Parts:
     async def running(self) -> AsyncIterator[None]:
         """Children up (not necessarily loaded yet) and probed; on leaving, everything is ended and flushed."""
         async with AsyncExitStack() as stack:
-            for client in self.clients:
-                await stack.enter_async_context(client)
             if self.log is not None:
                 stack.callback(self.log.close)
-            group = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(group.cancel_scope.cancel)
-            for child in self.children:
-                await group.start(child.supervise)
-            group.start_soon(self.probes.run)
+            for client in self.clients:
+                await stack.enter_async_context(client)
+            await stack.enter_async_context(self.background.running())
             yield
 
 
@@ -117,7 +112,7 @@ class _Builder:
         kind = OllamaTeacher if params.provider == "ollama" else CompatibleTeacher
         guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, provider), limits)
         examine = partial(guarded.examine, self.segmentation) if info.examine else None
-        self.targets.append(Target(entry.model_name, upstream.client, "models", required=False, examine=examine))
+        self.targets.append(self.target(entry.model_name, upstream, examine))
         return guarded
 
     def upstream(self, entry: TeacherConfig) -> Upstream:
@@ -139,20 +134,28 @@ class _Builder:
     def embedder(self, entry: TeacherConfig) -> None:
         """A model that writes nothing: asked directly or not at all."""
         upstream = self.upstream(entry)
-        self.targets.append(Target(entry.model_name, upstream.client, "models", required=False))
+        self.targets.append(self.target(entry.model_name, upstream))
+
+    def target(
+        self, name: str, upstream: Upstream, examine: Callable[[], Awaitable[str | None]] | None = None
+    ) -> Target:
+        """What is probed of a teacher or an embedder."""
+        child = next((child for child in self.children if child.name == name), None)
+        return Target(name, upstream.client, "models", required=False, examine=examine, child=child)
 
     def scorer(self) -> tuple[RemoteScorer, Target]:
         scorer = self.config.scorer
-        socket = None
+        socket = child = None
         if scorer.url is None:
             socket = self.sockets / "scorer.sock"
-            self.children.append(Child("scorer", "scoring", scorer.command, socket))
+            child = Child("scorer", "scoring", scorer.command, socket)
+            self.children.append(child)
         address = str(socket) if socket else str(scorer.url)
         client = ScorerClient(address, timeout_s=scorer.timeout_s, retry_s=scorer.retry_s)
         self.clients.append(client)
         probe = self.client("http://scorer/" if socket else f"{scorer.url}/", socket)
         remote = RemoteScorer(client, scorer.meta_prover, scorer.panel, scorer.reward_models)
-        return remote, Target("scorer", probe, "health", required=True)
+        return remote, Target("scorer", probe, "health", required=True, child=child)
 
 
 def build_parts(config: Config, sockets: Path) -> Parts:
@@ -195,14 +198,15 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         max_in_flight=general.max_in_flight,
         inline_reasoning=general.inline_reasoning,
     )
-    probes = Probes(builder.targets, scorer_target)
-    return Parts(
-        service, options, metrics, probes, builder.children, builder.clients, builder.upstreams, log, live, finder
-    )
+    background = Background(builder.children, Probes(builder.targets, scorer_target))
+    return Parts(service, options, metrics, background, builder.clients, builder.upstreams, log, live, finder)
 
 
 def build_app(config: Config) -> Starlette:
-    """The ASGI application of a configuration; its lifespan starts and ends the children."""
+    """The ASGI application of a configuration; its lifespan starts and ends the children.
+
+    `app.state.background` is its `Background`, by which a server learns that the proxy cannot go on.
+    """
     sockets = tempfile.TemporaryDirectory(prefix="cord-")
     try:
         parts = build_parts(config, Path(sockets.name))
@@ -216,20 +220,23 @@ def build_app(config: Config) -> Starlette:
             async with parts.running():
                 yield
 
-    return Starlette(
+    app = Starlette(
         routes=routes(
             parts.service,
             parts.options,
-            parts.probes.states,
+            parts.background.probes.states,
             parts.metrics.render,
             parts.upstreams,
             parts.metrics.on_relay,
             parts.live,
             parts.finder,
+            healthy=lambda: parts.background.healthy,
         ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,
     )
+    app.state.background = parts.background
+    return app
 
 
 def _check_scores(config: Config, known: frozenset[str]) -> None:

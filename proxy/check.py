@@ -32,5 +32,5 @@ async def _examine(parts: Parts, wait_s: float) -> list[tuple[str, bool, str]]:
     """Name, whether it works, and what there is to say, for the scorer and every teacher."""
     async with parts.running():
         with anyio.move_on_after(wait_s), Console(stderr=True).status("waiting for the models to load"):
-            await parts.probes.until_settled()
-        return [(state.name, state.ok, state.detail) for state in parts.probes.states().values()]
+            await parts.background.probes.until_settled()
+        return [(state.name, state.ok, state.detail) for state in parts.background.probes.states().values()]

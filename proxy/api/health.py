@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal[
+    "ok", "waiting", "loading", "examining", "silent", "crashed", "unreachable", "wrong_url", "unfit", "failed"
+]
+"""`waiting`: not asked yet; `silent`: connected, but no reply in time; `unfit`: failed its examination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +20,7 @@ class ComponentState:
     ok: bool
     required: bool = True
     detail: str = ""
+    status: Status = "waiting"
 
 
 def is_ready(components: Mapping[str, ComponentState]) -> bool:

@@ -91,7 +91,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
                 **_get("A search's events as they happen (server-sent; docs/live.md)", ("400", "401", "404")),
                 "parameters": [_ID],
             },
-            "/health": _get("Whether the process lives", ()),
+            "/health": _get("Whether the proxy runs", ("503",)),
             "/ready": _get("Whether the scorer and a teacher answer", ("503",)),
             "/metrics": _get("Prometheus figures", ()),
         },

@@ -74,12 +74,13 @@ def routes(
     told: Told = lambda *_: None,
     live: LiveSearches | None = None,
     traces: TraceStore | None = None,
+    healthy: Callable[[], bool] = lambda: True,
 ) -> list[BaseRoute]:
     """The API's routes. `/health`, `/ready`, `/metrics` and `/openapi.json` ask for no key.
 
     `upstreams` are the models that can be asked directly; `told` hears of every request that was. `live` holds the
     searches that can be watched; it must be one of the service's watchers. `traces` is where traces are
-    kept, if they are.
+    kept, if they are. `/health` is 503 unless the proxy is `healthy`.
     """
 
     live = live or LiveSearches()
@@ -101,7 +102,8 @@ def routes(
         await reply(request.scope, request.receive, send)
 
     async def health(request: Request) -> Response:
-        return JsonReply({"status": "ok"})
+        ok = healthy()
+        return JsonReply({"status": "ok" if ok else "failed"}, status_code=200 if ok else 503)
 
     async def readiness(request: Request) -> Response:
         components = ready()
@@ -181,4 +183,10 @@ def _entry(name: str, created: int) -> dict[str, Any]:
 
 
 def _state(state: ComponentState) -> dict[str, Any]:
-    return {"name": state.name, "ok": state.ok, "required": state.required, "detail": state.detail}
+    return {
+        "name": state.name,
+        "ok": state.ok,
+        "status": state.status,
+        "required": state.required,
+        "detail": state.detail,
+    }

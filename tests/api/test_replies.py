@@ -219,7 +219,7 @@ async def test_models_are_listed_and_found() -> None:
 
 
 async def test_the_server_is_ready_while_all_that_is_required_is_ok() -> None:
-    up, down = ComponentState("anna", True), ComponentState("ben", False, detail="connection refused")
+    up, down = ComponentState("anna", True), ComponentState("ben", False, True, "connection refused", "unreachable")
     async with Panel(components={"anna": up, "ben": replace(down, required=False)}).client() as client:
         assert (await client.get("/ready")).status_code == 200
     async with Panel(components={"anna": up, "ben": down}).client() as client:
@@ -227,7 +227,7 @@ async def test_the_server_is_ready_while_all_that_is_required_is_ok() -> None:
         assert (await client.get("/health")).json() == {"status": "ok"}
     assert (reply.status_code, reply.json()["status"]) == (503, "not_ready")
     assert reply.json()["components"]["ben"] == {
-        "name": "ben", "ok": False, "required": True, "detail": "connection refused",
+        "name": "ben", "ok": False, "status": "unreachable", "required": True, "detail": "connection refused",
     }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ async def test_a_server_that_meddles_with_the_turn_is_found_out(meddle: Callable
         assert caught.value.kind == "refused" and found in str(caught.value)
         target = Target("alder", client, "models", required=False, examine=lambda: teacher.examine(CUT))
         probes = Probes([target], Target("scorer", client, "models", required=True))
-        await probes.until_settled()
+        await probes.once()
         assert probes.states()["alder"].detail == found and not probes.states()["teachers"].ok
 
 
