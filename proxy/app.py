@@ -39,6 +39,7 @@ from proxy.trace.finder import TraceFinder
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
 from proxy.trace.record import Provenance, TeacherProvenance
+from runtime.gguf import is_gguf
 from runtime.transport import PooledTransport
 from scoring.client import ScorerClient
 
@@ -108,7 +109,8 @@ class _Builder:
         self.provenance.append(
             TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
         )
-        provider = PROVIDERS[params.provider]
+        served_by_llama = params.provider == "local" and is_gguf(params.name)
+        provider = PROVIDERS["llama_cpp" if served_by_llama else params.provider]
         kind = OllamaTeacher if params.provider == "ollama" else CompatibleTeacher
         guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, provider), limits)
         examine = partial(guarded.examine, self.segmentation) if info.examine else None
@@ -120,7 +122,8 @@ class _Builder:
         params, name = entry.litellm_params, entry.model_name
         if params.provider == "local":
             socket = self.sockets / f"{name.replace('/', '-')}.sock"
-            self.children.append(Child(name, "serving", [params.name, "--name", name], socket))
+            module = "serving.llama" if is_gguf(params.name) else "serving"
+            self.children.append(Child(name, module, [params.name, "--name", name], socket))
             upstream = Upstream(name, name, self.client("http://teacher/v1/", socket), frozenset({"completions"}))
         else:
             client = self.client(f"{(params.api_base or '').rstrip('/')}/", None, params.api_key)

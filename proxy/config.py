@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +19,7 @@ from proxy.api.options import SearchOptions
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import PROVIDERS
+from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.markup import MarkupName
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
@@ -28,7 +30,10 @@ class _Section(BaseModel):
 
 
 class LitellmParams(_Section):
-    """Where a teacher is served. `model` is `provider/name`, as for LiteLLM; `local/FOLDER` is served by us."""
+    """Where a teacher is served. `model` is `provider/name`, as for LiteLLM.
+
+    The proxy itself serves `local/FOLDER` (a transformers checkpoint) and `local/FILE.gguf` (by llama.cpp).
+    """
 
     model: Annotated[str, Field(pattern=r"^[^/]+/.+")]
     api_base: str | None = None
@@ -239,7 +244,7 @@ def _from_environment(value: Any, path: str) -> Any:
 def _anchored(config: Config, folder: Path) -> Config:
     """The configuration with its folders made independent of where the proxy is started."""
     teachers = [_anchored_teacher(i, teacher, folder) for i, teacher in enumerate(config.model_list)]
-    models = {name: _anchored_name(location, folder) for name, location in config.scorer.models.items()}
+    models = {name: _anchored_judge(name, location, folder) for name, location in config.scorer.models.items()}
     scorer = config.scorer.model_copy(update={"models": models})
     traces = config.traces
     if traces.folder is not None:
@@ -250,9 +255,11 @@ def _anchored(config: Config, folder: Path) -> Config:
 def _anchored_teacher(index: int, teacher: TeacherConfig, folder: Path) -> TeacherConfig:
     params = teacher.litellm_params
     if params.provider == "local":
-        location = folder / params.name
-        if not location.is_dir():
-            path = f"model_list.{index}.litellm_params.model"
+        location = folder / Path(params.name).expanduser()
+        path = f"model_list.{index}.litellm_params.model"
+        if is_gguf(location):
+            _check_gguf(path, location, {"xllamacpp": "llama.cpp"})
+        elif not location.is_dir():
             raise ConfigError(path, f"there is no model folder at {location}")
         params = params.model_copy(update={"model": f"local/{location}"})
     tokenizer = _anchored_name(teacher.model_info.tokenizer or params.name, folder)
@@ -260,6 +267,29 @@ def _anchored_teacher(index: int, teacher: TeacherConfig, folder: Path) -> Teach
     return teacher.model_copy(update={"litellm_params": params, "model_info": info})
 
 
+def _anchored_judge(name: str, location: str, folder: Path) -> str:
+    """As `_anchored_name`, for a model of the scorer, which may also be a GGUF file."""
+    if is_gguf(location):
+        file = folder / Path(location).expanduser()
+        _check_gguf(f"scorer.models.{name}", file, {"gguf": "gguf", "accelerate": "accelerate"})
+        return str(file)
+    return _anchored_name(location, folder)
+
+
+def _check_gguf(path: str, file: Path, needed: Mapping[str, str]) -> None:
+    """That a GGUF file can be read, and that the modules it needs, by their packages' names, are installed."""
+    try:
+        metadata = read_metadata(file)
+    except NotGguf as exc:
+        raise ConfigError(path, str(exc)) from exc
+    if metadata.chat_template is None:
+        raise ConfigError(path, f"{file} has no chat template: it is a base model, or was converted without one")
+    missing = [package for module, package in needed.items() if find_spec(module) is None]
+    if missing:
+        raise ConfigError(path, f"GGUF files need {' and '.join(missing)}: pip install 'cord-proxy[real]'")
+
+
 def _anchored_name(location: str, folder: Path) -> str:
-    """A folder beside the configuration, or else a hub name, left as it is."""
-    return str(folder / location) if (folder / location).is_dir() else location
+    """A folder or GGUF file beside the configuration, or else a hub name, left as it is."""
+    anchored = folder / Path(location).expanduser()
+    return str(anchored) if anchored.is_dir() or is_gguf(location) else location

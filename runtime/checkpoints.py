@@ -6,20 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GgufConfig
+
+from runtime.gguf import is_gguf
 
 
 def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) -> tuple[Any, Any]:
     """A model of a transformers auto class, on its device, and its tokenizer.
 
-    `location` is a folder or a hub name. "auto" means the GPU, in bf16, if there is one; else the CPU in fp32.
+    `location` is a folder, a hub name or a GGUF file. "auto" means the GPU, in bf16, if there is one; else the CPU in
+    fp32. The weights of a GGUF file are dequantised, so that they run in the dtype that was asked for.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    model = kind.from_pretrained(location, dtype=getattr(torch, dtype)).to(device)
-    return model, AutoTokenizer.from_pretrained(location)
+    folder, options = checkpoint_options(location)
+    quantisation = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
+    model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), **options, **quantisation).to(device)
+    return model, AutoTokenizer.from_pretrained(folder, **options)
+
+
+def checkpoint_options(location: str | Path) -> tuple[str, dict[str, str]]:
+    """What `from_pretrained` of any auto class is called with for a location: its first argument and further ones."""
+    if not is_gguf(location):
+        return str(location), {}
+    file = Path(location)
+    return str(file.parent), {"gguf_file": file.name}
 
 
 def attention_obstacle(config: Any) -> str | None:

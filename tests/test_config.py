@@ -10,6 +10,7 @@ import pytest
 
 from proxy import config
 from proxy.errors import ConfigError
+from tests.runtime.gguf_files import METADATA, write_gguf
 
 GOOD: dict[str, Any] = {
     "model_list": [
@@ -88,3 +89,38 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         config.load(tmp_path / "nowhere.yaml")
+
+
+GGUF_PLACES = [
+    ("model_list.0.litellm_params", {"model": "local/m.gguf"}, "model_list.0.litellm_params.model"),
+    ("scorer.models.meta", "m.gguf", "scorer.models.meta"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "where"), GGUF_PLACES)
+def test_a_gguf_file_is_a_teacher_and_a_judge(
+    tmp_path: Path, path: str, value: Any, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "find_spec", lambda module: object())
+    file = str(write_gguf(tmp_path / "m.gguf"))
+    loaded = config.parse(changed(path, value), tmp_path)
+    teacher, judge = loaded.model_list[0], loaded.scorer.models["meta"]
+    assert judge == file if path.startswith("scorer") else teacher.model_info.tokenizer == file
+
+
+@pytest.mark.parametrize(("path", "value", "where"), GGUF_PLACES)
+@pytest.mark.parametrize("case", ["missing", "base model", "extra"])
+def test_a_gguf_file_that_cannot_be_used_is_told_of_in_one_sentence(
+    tmp_path: Path, path: str, value: Any, where: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "find_spec", lambda module: None)
+    if case != "missing":
+        write_gguf(tmp_path / "m.gguf", METADATA if case == "extra" else {"general.architecture": "llama"})
+    wanted = {
+        "missing": "No such file or directory",
+        "base model": "has no chat template",
+        "extra": r"pip install 'cord-proxy\[real\]'",
+    }
+    with pytest.raises(ConfigError, match=wanted[case]) as raised:
+        config.parse(changed(path, value), tmp_path)
+    assert raised.value.path == where and "\n" not in str(raised.value)

@@ -17,6 +17,7 @@ from typing import Any
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import ConfigError
+from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.markup import Markup, MarkupName, markup_of
 
 
@@ -33,11 +34,13 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, location: str, markup: MarkupName = "auto") -> ChatTemplate:
-        """Read the template beside a tokenizer: a folder, or a name in the local hub cache or on the hub.
+        """Read the template beside a tokenizer (a folder, or a name in the local hub cache or on the hub) or in GGUF.
 
         Raises:
             ConfigError: there is no tokenizer, or it has no chat template. `path` is left to the caller.
         """
+        if is_gguf(location):
+            return cls._in_gguf(Path(location), markup)
         config = json.loads(_file(location, "tokenizer_config.json") or "{}")
         source = _file(location, "chat_template.jinja") or config.get("chat_template")
         if not isinstance(source, str):
@@ -46,6 +49,16 @@ class ChatTemplate:
             )
         tokens = {key: _token(value) for key, value in config.items() if key.endswith("_token") and value}
         return cls(source, tokens, markup_of(source, markup))
+
+    @classmethod
+    def _in_gguf(cls, file: Path, markup: MarkupName) -> ChatTemplate:
+        try:
+            metadata = read_metadata(file)
+        except NotGguf as exc:
+            raise ConfigError("", str(exc)) from exc
+        if metadata.chat_template is None:
+            raise ConfigError("", f"{file} has no chat template")
+        return cls(metadata.chat_template, metadata.special_tokens, markup_of(metadata.chat_template, markup))
 
     @property
     def hash(self) -> str:
