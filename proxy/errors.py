@@ -13,6 +13,16 @@ FailureKind = Literal[
 ]
 
 
+_SHOWN_CHARS = 500
+
+
+def one_line(text: str, most: int = _SHOWN_CHARS) -> str:
+    """Text of a stranger's as a log line, a trace or a reply may show it: bounded, control characters escaped."""
+    cut = text[:most]
+    shown = cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    return shown if len(text) <= most else f"{shown} …"
+
+
 class CordError(Exception):
     """The root of all errors raised on purpose."""
 
@@ -41,20 +51,22 @@ class UnknownModel(RequestError):
 class TeacherError(CordError):
     """One call to one teacher failed; the search goes on with the others.
 
-    `kind` is the typed reason, bounded so that it can label a metric.
+    `kind` is the typed reason, bounded so that it can label a metric. `retry_after_s` is when the teacher wants to be
+    asked again, where it has said so. The message may quote what a server said: it is made one bounded line.
     """
 
-    def __init__(self, teacher: str, kind: FailureKind, message: str) -> None:
-        super().__init__(f"{teacher}: {message}")
+    def __init__(self, teacher: str, kind: FailureKind, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{teacher}: {one_line(message)}")
         self.teacher = teacher
         self.kind: FailureKind = kind
+        self.retry_after_s = retry_after_s
 
 
 class ScorerError(CordError):
     """The scorer could not score. `kind` tells a scorer that is away from one that refused what it was sent."""
 
     def __init__(self, kind: Literal["unavailable", "context_overflow", "refused"], message: str) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.kind: Literal["unavailable", "context_overflow", "refused"] = kind
 
 

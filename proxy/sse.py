@@ -35,13 +35,20 @@ def comment(text: str) -> bytes:
     return f": {_LINE_END.sub(' ', text)}\n\n".encode("utf-8", "replace")
 
 
+class EventTooLong(ValueError):
+    """An event is longer than its reader allows."""
+
+
 @dataclass(slots=True)
 class Decoder:
     """Reads events from bytes that may be cut anywhere, inside a character or a line end too.
 
     As the standard has it, an event is complete at its blank line, an event without data is none, and what is
     unfinished when the stream ends is lost: a caller that needs to know looks for its own last event.
+    `max_event_bytes` bounds what is held of an event that is not complete.
     """
+
+    max_event_bytes: int | None = None
 
     _partial: list[bytes] = field(default_factory=list)
     _data: list[str] = field(default_factory=list)
@@ -49,9 +56,14 @@ class Decoder:
     _id: str = ""
     _after_cr: bool = False
     _at_start: bool = True
+    _held: int = 0
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
-        """The events that these bytes complete, in order."""
+        """The events that these bytes complete, in order.
+
+        Raises:
+            EventTooLong: an event, or a line of one, is longer than `max_event_bytes`.
+        """
         if not chunk:
             return []
         if self._after_cr and chunk.startswith(b"\n"):
@@ -62,11 +74,18 @@ class Decoder:
         for end in ends:
             line = b"".join((*self._partial, end))
             self._partial.clear()
+            self._hold(len(end))
             if (event := self._line(line)) is not None:
                 events.append(event)
         if rest:
             self._partial.append(rest)
+            self._hold(len(rest))
         return events
+
+    def _hold(self, bytes_: int) -> None:
+        self._held += bytes_
+        if self.max_event_bytes is not None and self._held > self.max_event_bytes:
+            raise EventTooLong(f"an event of the stream is longer than {self.max_event_bytes:,} bytes")
 
     def _line(self, raw: bytes) -> ServerEvent | None:
         if self._at_start:
@@ -87,5 +106,5 @@ class Decoder:
 
     def _dispatch(self) -> ServerEvent | None:
         data, kind = self._data, self._event or "message"
-        self._data, self._event = [], ""
+        self._data, self._event, self._held = [], "", 0
         return ServerEvent("\n".join(data), kind, self._id) if data else None

@@ -98,9 +98,12 @@ async def _send(
     session: aiohttp.ClientSession, request: httpx.Request, content: bytes, attempt: _Attempt
 ) -> aiohttp.ClientResponse:
     timeouts = request.extensions.get("timeout", {})
+    url = request.url
+    if url.userinfo:  # httpx has made a header of it
+        url = url.copy_with(username=None, password=None)
     return await session.request(
         request.method,
-        URL(str(request.url), encoded=True),
+        URL(str(url), encoded=True),
         headers=request.headers.multi_items(),
         data=content or None,
         allow_redirects=False,

@@ -6,8 +6,8 @@ is a `Provider`, data; there is one code path.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,10 +17,15 @@ import jinja2
 from proxy import sse
 from proxy.decoder.ports import OnText
 from proxy.decoder.types import Continuation, Ended, TeacherRequest
-from proxy.errors import FailureKind, TeacherError
+from proxy.errors import TeacherError
+from proxy.teachers import wire
+from proxy.teachers.failures import broken_off, refusal
 from proxy.teachers.template import ChatTemplate
-from proxy.teachers.tokens import approximate_tokens
+from proxy.teachers.tokens import estimated_tokens
 from runtime.stopping import StopScanner
+
+_ERROR_BYTES = 16 << 10
+"""What is read of an error's body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class CompatibleTeacher:
     """
 
     _streaming: ClassVar[Mapping[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
+    _stream_type: ClassVar[str] = "text/event-stream"
 
     def __init__(
         self, name: str, model: str, client: httpx.AsyncClient, template: ChatTemplate, provider: Provider
@@ -85,20 +91,26 @@ class CompatibleTeacher:
         """Continue the turn; see `decoder.ports.Teacher`. Cancelling closes the connection, which stops the backend."""
         stops = (*ask.stop, self._template.markup.stop) if ask.answer is None else ask.stop
         try:
-            payload = self._payload(ask, stops)
+            payload = self._payload(ask, await self._template.prompt(ask), stops)
             if on_text is None and self._provider.reports_stop:
                 return await self._whole(payload, ask)
             return await self._streamed(payload, ask, stops, on_text)
         except jinja2.TemplateError as exc:
             raise TeacherError(self._name, "refused", f"its chat template refuses this conversation: {exc}") from exc
         except httpx.TimeoutException as exc:
-            raise TeacherError(self._name, "timeout", f"{type(exc).__name__} at {self._client.base_url}") from exc
+            raise TeacherError(self._name, "timeout", f"{type(exc).__name__} at {self._address}") from exc
         except httpx.ConnectError as exc:
-            raise TeacherError(self._name, "unreachable", f"cannot connect to {self._client.base_url}: {exc}") from exc
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as exc:
+            raise TeacherError(self._name, "unreachable", f"cannot connect to {self._address}: {exc}") from exc
+        except (wire.BadReply, sse.EventTooLong) as exc:
+            raise TeacherError(self._name, "broken", f"unusable reply: {exc}") from exc
+        except (httpx.HTTPError, ValueError) as exc:
             raise TeacherError(self._name, "broken", f"unreadable reply: {type(exc).__name__}: {exc}") from exc
 
-    def _payload(self, ask: TeacherRequest, stops: tuple[str, ...]) -> dict[str, Any]:
+    @property
+    def _address(self) -> httpx.URL:
+        return self._client.base_url.copy_with(username=None, password=None)
+
+    def _payload(self, ask: TeacherRequest, prompt: str, stops: tuple[str, ...]) -> dict[str, Any]:
         served: dict[str, Any] = {"stop": list(stops)} if stops and self._provider.reports_stop else {}
         if self._template.markup.special:
             served["skip_special_tokens"] = False
@@ -106,7 +118,7 @@ class CompatibleTeacher:
             served["response_format"] = ask.format
         return {
             "model": self._model,
-            "prompt": self._template.turn(ask),
+            "prompt": prompt,
             "max_tokens": ask.max_tokens,
             "temperature": ask.temperature,
             "top_p": ask.top_p,
@@ -116,40 +128,38 @@ class CompatibleTeacher:
         }
 
     async def _whole(self, payload: dict[str, Any], ask: TeacherRequest) -> Continuation:
-        reply = await self._client.post("completions", json=payload)
-        if reply.status_code != 200:
-            raise failure(self._name, reply)
-        body = reply.json()
-        choice = body["choices"][0]
-        ended = ended_by(choice.get("finish_reason"), choice.get("stop_reason"), ask)
-        return self._continuation(choice["text"], ended, body.get("usage"), payload["prompt"])
+        bounds = wire.Bounds.of(ask.max_tokens)
+        async with self._call("completions", payload) as reply:
+            found = wire.whole(await wire.read_whole(reply.aiter_raw(), bounds.whole_bytes))
+        bounds.check(len(found.text), found.usage)
+        return await self._continuation(found.text, ended_by(found.finish, found.stop, ask), found.usage, payload)
 
     async def _streamed(
         self, payload: dict[str, Any], ask: TeacherRequest, stops: tuple[str, ...], on_text: OnText | None
     ) -> Continuation:
         payload |= self._streaming
+        bounds = wire.Bounds.of(ask.max_tokens)
         scanner = StopScanner(() if self._provider.reports_stop else stops)
         pieces: list[str] = []
-        usage: dict[str, Any] | None = None
-        finish = stop = None
+        received = 0
+        usage = finish = stop = None
 
         def hear(text: str) -> None:
             pieces.append(text)
             if text and on_text is not None:
                 on_text(text)
 
-        async with self._client.stream("POST", self._url, json=payload) as reply:
-            if reply.status_code != 200:
-                await reply.aread()
-                raise failure(self._name, reply)
-            async for chunk in self._chunks(reply):
-                if "error" in chunk:
-                    raise TeacherError(self._name, "broken", f"failed while writing: {chunk['error']}")
-                usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices", ())[:1]:
-                    hear(scanner.feed(choice.get("text") or ""))
-                    finish = choice.get("finish_reason") or finish
-                    stop = scanner.hit or choice.get("stop_reason") or stop
+        async with self._call(self._url, payload) as reply:
+            self._check_is_stream(reply)
+            async for chunk in self._chunks(wire.bounded(reply.aiter_raw(), bounds.stream_bytes), bounds):
+                if chunk.error is not None:
+                    raise broken_off(self._name, chunk.error)
+                usage = chunk.usage or usage
+                received += len(chunk.text)
+                bounds.check(received, usage)
+                hear(scanner.feed(chunk.text))
+                finish = chunk.finish or finish
+                stop = scanner.hit or chunk.stop or stop
                 if scanner.hit is not None:
                     finish = "stop"
                     break
@@ -159,71 +169,58 @@ class CompatibleTeacher:
             if not any(pieces):
                 await self._raise_reason(payload)
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
-        return self._continuation("".join(pieces), ended_by(finish, stop, ask), usage, payload["prompt"])
+        return await self._continuation("".join(pieces), ended_by(finish, stop, ask), usage, payload)
+
+    @asynccontextmanager
+    async def _call(self, url: httpx.URL | str, payload: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+        """A reply whose body is to be read, uncompressed so that its bounds are those of what is read."""
+        headers = {"accept-encoding": "identity"}
+        async with self._client.stream("POST", url, json=payload, headers=headers) as reply:
+            if reply.status_code != 200:
+                body = await wire.read_beginning(reply.aiter_raw(), _ERROR_BYTES)
+                raise refusal(self._name, reply.status_code, reply.headers, body)
+            yield reply
+
+    def _check_is_stream(self, reply: httpx.Response) -> None:
+        stated = reply.headers.get("content-type", self._stream_type)
+        if not stated.startswith(self._stream_type):
+            raise wire.BadReply(f"content type {stated} instead of {self._stream_type}")
 
     @property
     def _url(self) -> httpx.URL | str:
         return "completions"
 
-    def _chunks(self, reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-        """What a stream says, in the form of OpenAI's chunks."""
-        return _chunks(reply)
+    def _chunks(self, body: AsyncIterator[bytes], bounds: wire.Bounds) -> AsyncIterator[wire.Chunk]:
+        """What a stream says, piece by piece."""
+        return _chunks(body, bounds)
 
     async def _raise_reason(self, payload: dict[str, Any]) -> None:
         """Ask again without streaming: llama.cpp's Python server refuses a stream by ending it, without a word."""
-        whole = {**payload, "stream": False, "max_tokens": 1}
-        try:
-            reply = await self._client.post("completions", json=whole)
-        except httpx.ReadError:
-            reply = await self._client.post("completions", json=whole)
-        if reply.status_code != 200:
-            raise failure(self._name, reply)
+        async with self._call("completions", {**payload, "stream": False, "max_tokens": 1}):
+            return
 
-    def _continuation(self, text: str, ended: Ended, usage: Mapping[str, Any] | None, prompt: str) -> Continuation:
-        if usage is None:
-            return Continuation(text, ended, approximate_tokens(prompt), approximate_tokens(text))
-        return Continuation(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+    async def _continuation(
+        self, text: str, ended: Ended, usage: wire.Usage | None, payload: Mapping[str, Any]
+    ) -> Continuation:
+        if usage is not None:
+            return Continuation(text, ended, usage.prompt_tokens, usage.completion_tokens)
+        prompt_tokens, completion_tokens = await estimated_tokens(payload["prompt"], text)
+        return Continuation(text, ended, prompt_tokens, completion_tokens, tokens_estimated=True)
 
 
-def ended_by(finish: object, stop: object, ask: TeacherRequest) -> Ended:
+def ended_by(finish: str | None, stop: str | None, ask: TeacherRequest) -> Ended:
     """Why a completion ended, from its finish reason and the stop text that was hit, if any."""
     if finish == "length":
         return "length"
     if stop in ask.stop:
         return "marker"
-    return "closed" if isinstance(stop, str) else "eos"
+    return "eos" if stop is None else "closed"
 
 
-async def _chunks(reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of an event stream."""
-    decoder = sse.Decoder()
-    async for received in reply.aiter_bytes():
+async def _chunks(body: AsyncIterator[bytes], bounds: wire.Bounds) -> AsyncIterator[wire.Chunk]:
+    """The chunks of an event stream."""
+    decoder = sse.Decoder(bounds.whole_bytes)
+    async for received in body:
         for event in decoder.feed(received):
             if event.data != "[DONE]":
-                yield json.loads(event.data)
-
-
-def failure(teacher: str, reply: httpx.Response) -> TeacherError:
-    """An HTTP error as the typed failure it means."""
-    try:
-        error = reply.json()["error"]
-        message, code = str(error["message"]), str(error.get("code"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = reply.text[:500], ""
-    return TeacherError(teacher, _kind(reply.status_code, message, code), f"HTTP {reply.status_code}: {message}")
-
-
-def _kind(status: int, message: str, code: str) -> FailureKind:
-    if code == "context_length_exceeded" or "maximum context length" in message:
-        return "context_overflow"
-    match status:
-        case 404:
-            return "unknown_model"
-        case 408 | 504:
-            return "timeout"
-        case 429:
-            return "rate_limited"
-        case 502 | 503 | 529:
-            return "overloaded"
-        case _:
-            return "refused" if status < 500 else "broken"
+                yield wire.chunk(event.data)

@@ -4,13 +4,13 @@ own words for a raw continuation, which it streams as a JSON object a line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
 import httpx
 
 from proxy.decoder.types import TeacherRequest
+from proxy.teachers import wire
 from proxy.teachers.compatible import CompatibleTeacher
 
 
@@ -18,8 +18,9 @@ class OllamaTeacher(CompatibleTeacher):
     """One model of an Ollama server. The client's base URL is that of its OpenAI-compatible API, up to /v1."""
 
     _streaming: ClassVar[Mapping[str, Any]] = {}  # it streams unless told otherwise
+    _stream_type: ClassVar[str] = "application/x-ndjson"
 
-    def _payload(self, ask: TeacherRequest, stops: tuple[str, ...]) -> dict[str, Any]:
+    def _payload(self, ask: TeacherRequest, prompt: str, stops: tuple[str, ...]) -> dict[str, Any]:
         # Ollama does not say which stop text it hit, so none is sent, and the connection closed when one is read.
         options = {
             "num_predict": ask.max_tokens,
@@ -34,7 +35,7 @@ class OllamaTeacher(CompatibleTeacher):
         # Without the last two, a prompt that is too long would be cut in silence.
         return {
             "model": self._model,
-            "prompt": self._template.turn(ask),
+            "prompt": prompt,
             "raw": True,
             "options": options,
             **format,
@@ -46,21 +47,25 @@ class OllamaTeacher(CompatibleTeacher):
     def _url(self) -> httpx.URL:
         return self._client.base_url.join("../api/generate")
 
-    async def _chunks(self, reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-        async for line in reply.aiter_lines():
-            said = json.loads(line)
+    async def _chunks(self, body: AsyncIterator[bytes], bounds: wire.Bounds) -> AsyncIterator[wire.Chunk]:
+        async for line in wire.lines(body, bounds.whole_bytes):
+            said = wire.json_object(line)
             if "error" in said:
-                yield said
-                continue
-            chunk: dict[str, Any] = {"choices": [{"text": said.get("response")}]}
-            if said.get("done"):
-                chunk["choices"][0]["finish_reason"] = said.get("done_reason") or "stop"
-                tokens = said.get("prompt_eval_count", 0), said.get("eval_count", 0)
-                chunk["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
-            yield chunk
+                yield wire.Chunk(error=said)
+            else:
+                yield _chunk(said)
 
     async def _raise_reason(self, payload: dict[str, Any]) -> None:
         """Ollama says why it refuses at once."""
+
+
+def _chunk(said: Mapping[str, Any]) -> wire.Chunk:
+    text = wire.text(said.get("response"), "response")
+    if not said.get("done"):
+        return wire.Chunk(text)
+    # It leaves a count out where it is 0.
+    usage = wire.Usage(*(wire.count(said.get(name, 0), name) for name in ("prompt_eval_count", "eval_count")))
+    return wire.Chunk(text, wire.text(said.get("done_reason"), "done_reason") or "stop", usage=usage)
 
 
 def _format(format: Mapping[str, Any]) -> Any:

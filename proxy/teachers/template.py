@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
+
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import ConfigError
 from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.markup import Markup, MarkupName, markup_of
+
+_LONG_MESSAGES = 200
+_LONG_CHARS = 1 << 18
+"""About a millisecond's work; handing it to a thread takes a tenth of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,12 @@ class ChatTemplate:
         rendered: Any = render_jinja_template([conversation], own, None, self.source, False, False, True, **tokens)
         texts, _ = rendered  # and where the assistant's own words stand
         return str(texts[0])
+
+    async def prompt(self, ask: TeacherRequest) -> str:
+        """As `turn`; a long conversation is rendered off the event loop."""
+        if len(ask.messages) < _LONG_MESSAGES and sum(len(m.content) for m in ask.messages) < _LONG_CHARS:
+            return self.turn(ask)
+        return await to_thread.run_sync(self.turn, ask, abandon_on_cancel=True)
 
     def turn(self, ask: TeacherRequest) -> str:
         """The prompt whose continuation is what the ask wants."""

@@ -268,3 +268,21 @@ async def test_call_is_sent_again_only_once_and_only_where_safe(first: str, part
         with pytest.raises(httpx.TransportError):
             await http.post("/", content=b"second")
     assert server.bodies.count(b"second") == sent
+
+
+async def test_credentials_in_a_url_become_a_header() -> None:
+    heads: list[bytes] = []
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+
+        async def handle(stream: SocketStream) -> None:
+            async with stream:
+                heads.append(await stream.receive())
+                await stream.send(OK)
+
+        group.start_soon(listener.serve, handle)
+        port = listener.extra(SocketAttribute.local_port)
+        async with client(f"http://me:secret@127.0.0.1:{port}") as http:
+            assert (await http.get("/")).text == "hi"
+        group.cancel_scope.cancel()
+    assert b"Basic bWU6c2VjcmV0" in heads[0]
