@@ -30,7 +30,7 @@ from proxy.errors import ConfigError
 from proxy.probe import Probes, Target
 from proxy.processes import Child
 from proxy.scorer import RemoteScorer, usable
-from proxy.service import Ensemble, Service
+from proxy.service import Ensemble, Recorder, Service
 from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
 from proxy.teachers.ollama import OllamaTeacher
@@ -190,8 +190,17 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     metrics = Metrics(trace_log=log)
     live = LiveSearches()
     finder = TraceFinder(config.traces.folder) if config.traces.folder is not None else None
-    keepers = (metrics.keep, log.keep) if log is not None else (metrics.keep,)
-    service = Service(ensembles, scorer, segmentation, keepers=keepers, watchers=(metrics.watch, live.watch))
+    recorders: dict[str, Recorder] = {"metrics": metrics.record}
+    if log is not None:
+        recorders["traces"] = log.record
+    service = Service(
+        ensembles,
+        scorer,
+        segmentation,
+        recorders=recorders,
+        listeners={"metrics": metrics.listen, "live": live.watch},
+        on_recorder_failure=metrics.on_recorder_failure,
+    )
     general = config.general_settings
     options = ApiOptions(
         scores=scores,

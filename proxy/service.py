@@ -6,6 +6,7 @@ request that reaches the decoder leaves a trace and its metrics, however it ends
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from proxy.decoder.ports import Scorer, Teacher
 from proxy.decoder.search import search
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Problem, Result, Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Job:
     """One request on its way to the decoder. `received` is its arrival in seconds since the epoch.
 
     `metadata` is what the client wants recorded (`metadata`, `user`, `store`, …); nothing reads it but the trace.
+    `conversation` is the client's own: OpenAI's messages, with the calls and roles that `problem.messages` has as text.
     """
 
     problem: Problem
@@ -56,32 +60,41 @@ class Job:
     settings: Settings
     received: float
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    conversation: Sequence[Mapping[str, Any]] = ()
 
 
-Keeper = Callable[[Job, Sequence[Stamped]], None]
+Recorder = Callable[[Job, Sequence[Stamped]], None]
 """Is handed every job with its whole journal once, when the search has ended, in whatever way."""
 
-Watcher = Callable[[Job], Listener]
+OpenListener = Callable[[Job], Listener]
 """Opens a listener to one job's events as they happen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The configured models and what keeps a record of their work."""
+    """The configured models and what records their work.
+
+    Recorders and listeners have names. One that fails is logged, reported to `on_recorder_failure` by its name, and
+    disturbs neither the search nor the others.
+    """
 
     ensembles: Mapping[str, Ensemble]
     scorer: Scorer
     segmentation: Segmentation
-    keepers: tuple[Keeper, ...] = ()
-    watchers: tuple[Watcher, ...] = ()
+    recorders: Mapping[str, Recorder] = field(default_factory=dict)
+    listeners: Mapping[str, OpenListener] = field(default_factory=dict)
+    on_recorder_failure: Callable[[str], None] = lambda name: None
 
     async def decode(self, job: Job, *listeners: Listener) -> tuple[Result, Sequence[Stamped]]:
         """Search, telling the listeners every event as it happens; the result and the journal.
 
+        `listeners` are part of the reply: what they raise ends the search.
+
         Raises:
-            SearchError, ScorerError: as `decoder.search.search`; the record is kept all the same.
+            SearchError, ScorerError: as `decoder.search.search`; the search is recorded all the same.
         """
-        journal = Journal(time.monotonic, (*listeners, *(watch(job) for watch in self.watchers)))
+        guarded = [_GuardedListener(name, open, job, self._on_failure) for name, open in self.listeners.items()]
+        journal = Journal(time.monotonic, (*guarded, *listeners))
         try:
             ensemble = job.ensemble
             result = await search(
@@ -94,6 +107,43 @@ class Service:
                 ensemble.bandit,
             )
         finally:
-            for keep in self.keepers:
-                keep(job, journal.events)
+            for name, record in self.recorders.items():
+                try:
+                    record(job, journal.events)
+                except Exception:
+                    self._on_failure(name, job)
         return result, journal.events
+
+    def _on_failure(self, name: str, job: Job) -> None:
+        """Log and report the exception being handled."""
+        log.exception("the recorder %s failed; %s goes on without it", name, job.problem.id)
+        try:
+            self.on_recorder_failure(name)
+        except Exception:
+            log.exception("the failure of the recorder %s was not counted", name)
+
+
+class _GuardedListener:
+    """A listener that raises nothing. It is told every event, also after a failure; its first failure is reported."""
+
+    def __init__(self, name: str, open: OpenListener, job: Job, on_failure: Callable[[str, Job], None]) -> None:
+        self._name, self._job, self._on_failure = name, job, on_failure
+        self._failed = False
+        self._listener: Listener | None = None
+        try:
+            self._listener = open(job)
+        except Exception:
+            self._report()
+
+    def __call__(self, stamped: Stamped) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener(stamped)
+        except Exception:
+            self._report()
+
+    def _report(self) -> None:
+        if not self._failed:
+            self._failed = True
+            self._on_failure(self._name, self._job)

@@ -21,7 +21,7 @@ from proxy import config as configuration
 from proxy.app import build_app
 from proxy.errors import ConfigError
 from proxy.processes import Child
-from proxy.trace.log import Reader
+from proxy.trace.reader import TraceReader
 from tests import tiny
 
 pytestmark = pytest.mark.timeout(300)
@@ -99,7 +99,7 @@ def test_a_request_is_decoded_by_all_teachers_and_leaves_a_trace(running: Runnin
     assert reply.choices[0].message.model_extra["reasoning_content"].count("### Step") >= 3  # type: ignore[index]
     assert about["source"] == ("reference" if reference else "none")
     assert reply.usage.completion_tokens > 0  # type: ignore[union-attr]
-    [record] = [record for record in Reader(running.traces) if record.id == reply.id]
+    [record] = [record for record in TraceReader(running.traces) if record.id == reply.id]
     assert {candidate.teacher for candidate in record.candidates} == {"ada", "bob"}
     assert record.objective == ("predictive" if reference else "cross")
     assert record.references == ((reference,) if reference else ())
@@ -171,13 +171,13 @@ def test_a_killed_scorer_is_started_again_and_no_request_is_lost(running: Runnin
 
 
 def test_bad_input_starts_no_teacher(running: Running) -> None:
-    before = sum(1 for _ in Reader(running.traces))
+    before = sum(1 for _ in TraceReader(running.traces))
     with pytest.raises(openai.BadRequestError) as caught:
         ask(running, extra_body={"cord": {"beam_width": "wide"}})
     assert caught.value.param == "cord.beam_width"
     with pytest.raises(openai.NotFoundError):
         running.client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "Hi"}])
-    assert sum(1 for _ in Reader(running.traces)) == before
+    assert sum(1 for _ in TraceReader(running.traces)) == before
 
 
 def test_traces_are_plain_json_lines(running: Running) -> None:
@@ -205,7 +205,7 @@ def test_an_adaptive_search_and_a_response_leave_their_traces(running: Running) 
         model="cord", input="What is the label?", extra_body={"cord": {"adaptive": True, "max_steps": 2}, "seed": 3}
     )
     assert response.status in ("completed", "incomplete") and response.output_text is not None
-    kept = [record for record in Reader(running.traces) if response.id.removeprefix("resp_") in record.id]
+    kept = [record for record in TraceReader(running.traces) if response.id.removeprefix("resp_") in record.id]
     assert kept[0].settings.adaptive
 
 

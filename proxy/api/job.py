@@ -72,7 +72,9 @@ def make_job(
     if problem.tools:
         metadata["tools"] = list(problem.tools)
     settings = _settings(request, cord, ensemble, options)
-    return Job(problem, ensemble, settings, received, {**metadata, "request_id": request_id})
+    recorded = {**metadata, "request_id": request_id}
+    conversation = tuple(message.recorded() for message in request.messages)
+    return Job(problem, ensemble, settings, received, recorded, conversation)
 
 
 def _conversation(request: ChatRequest) -> tuple[Message, ...]:

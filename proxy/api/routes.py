@@ -79,7 +79,7 @@ def routes(
     """The API's routes. `/health`, `/ready`, `/metrics` and `/openapi.json` ask for no key.
 
     `upstreams` are the models that can be asked directly; `told` hears of every request that was. `live` holds the
-    searches that can be watched; it must be one of the service's watchers. `traces` is where traces are
+    searches that can be watched; it must be one of the service's listeners. `traces` is where traces are
     kept, if they are. `/health` is 503 unless the proxy is `healthy`.
     """
 

@@ -138,6 +138,12 @@ class WireMessage(Wire):
                 return Message("system", content, self.name)
         return Message(self.role, content, self.name)
 
+    def recorded(self) -> dict[str, Any]:
+        """The message as a trace keeps it: as it was sent, but for what an earlier reply of ours carried besides."""
+        fields = {"role", "content", "name", "tool_calls", "tool_call_id"}
+        told = self.model_dump(include=fields, exclude_none=True)
+        return {**told, "content": _CLOSED_THINKING.sub("", self.content or "")}
+
 
 class StreamOptions(Wire):
     include_usage: bool | None = None

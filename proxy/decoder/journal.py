@@ -24,7 +24,10 @@ Listener = Callable[[Stamped], None]
 
 @dataclass(slots=True)
 class Journal:
-    """Collects a search's events and tells every listener at once. A listener must not block or raise."""
+    """Collects a search's events and tells every listener at once.
+
+    A listener must not block; what it raises ends the search.
+    """
 
     clock: Callable[[], float]
     listeners: Sequence[Listener] = ()

@@ -102,5 +102,6 @@ def _usage(result: Result | None) -> Usage:
     if result is None:
         return Usage(0, 0, 0)
     reasoning = result.winner.tokens
-    prompt = result.winner.candidates[0].prompt_tokens
+    first = next(iter(result.winner.candidates), None)
+    prompt = first.prompt_tokens if first else result.answer_prompt_tokens
     return Usage(prompt, reasoning + result.answer_tokens, reasoning)

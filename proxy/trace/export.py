@@ -15,13 +15,13 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import Progress
 
-from proxy.trace.log import Reader
-from proxy.trace.record import Record
+from proxy.trace.reader import TraceReader
+from proxy.trace.record import TraceRecord
 from proxy.trace.rows import Row, preference, sft, tree
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Filters:
     """Which records become rows. `min_value` bounds the winner's value in nats; `source` keeps one source of scores."""
 
     source: str | None = None
@@ -37,13 +37,13 @@ class Report:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def export(reader: Reader, fold: Callable[[Record], Iterator[Row]], choice: Choice, out: TextIO) -> Report:
+def export(reader: TraceReader, fold: Callable[[TraceRecord], Iterator[Row]], filters: Filters, out: TextIO) -> Report:
     """Write the rows of all records that are chosen, one JSON object a line."""
     report = Report()
     seen: set[str] = set()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for record in progress.track(reader, description="reading traces", total=None):
-            if (reason := _reason_against(record, choice, seen)) is not None:
+            if (reason := _reason_against(record, filters, seen)) is not None:
                 report.left_out[reason] += 1
                 continue
             seen.add(record.dedupe_hash)
@@ -69,31 +69,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry `cord export` out; the exit status."""
-    folds: dict[str, Callable[[Record], Iterator[Row]]] = {
+    folds: dict[str, Callable[[TraceRecord], Iterator[Row]]] = {
         "sft": lambda record: sft(record, inline=arguments.inline),
         "preference": lambda record: preference(record, min_margin=arguments.min_margin),
         "tree": tree,
     }
-    choice = Choice(arguments.source, arguments.min_value, arguments.dedupe)
-    reader, fold = Reader(arguments.traces), folds[arguments.format]
+    filters = Filters(arguments.source, arguments.min_value, arguments.dedupe)
+    reader, fold = TraceReader(arguments.traces), folds[arguments.format]
     if arguments.out is None:
-        report = export(reader, fold, choice, sys.stdout)
+        report = export(reader, fold, filters, sys.stdout)
     else:
         unfinished = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}")
         with unfinished.open("w", encoding="utf-8") as out:
-            report = export(reader, fold, choice, out)
+            report = export(reader, fold, filters, out)
         unfinished.replace(arguments.out)
     left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(report.left_out.items()))
     print(f"{report.rows} rows; left out: {left_out or 'nothing'}", file=sys.stderr)
     return 0
 
 
-def _reason_against(record: Record, choice: Choice, seen: set[str]) -> str | None:
+def _reason_against(record: TraceRecord, filters: Filters, seen: set[str]) -> str | None:
     """Why a record is not exported; None if it is. Failed searches keep their tree and their pairs."""
-    if choice.source is not None and record.source != choice.source:
+    if filters.source is not None and record.source != filters.source:
         return "other source"
-    if choice.min_value is not None and (record.winner is None or record.winner.value < choice.min_value):
+    if filters.min_value is not None and (record.winner is None or record.winner.value < filters.min_value):
         return "value too low"
-    if choice.dedupe and record.dedupe_hash in seen:
+    if filters.dedupe and record.dedupe_hash in seen:
         return "duplicate"
     return None

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.errors import RequestError
-from proxy.trace.log import Reader
+from proxy.trace.codec import UnreadableRecord, from_json
 from proxy.trace.query import TraceEntry, TracePage, TraceQuery
-from proxy.trace.record import Record, UnreadableRecord, from_json
+from proxy.trace.reader import TraceReader
+from proxy.trace.record import TraceRecord, message_text
 
 _BLOCK = 1 << 18
 _ID_WITHIN = 512
@@ -89,7 +90,7 @@ class TraceFinder:
     def _lines(self, cursor: str | None) -> Iterator[_Line]:
         """Every line, newest first, from where the cursor stands."""
         name, end = _read_cursor(cursor)
-        for file in reversed(Reader(self.source).files):
+        for file in reversed(TraceReader(self.source).files):
             if name is not None and file.name > name:
                 continue
             with file.open("rb") as segment:
@@ -129,9 +130,9 @@ def _needle(text: str | None) -> bytes:
     return json.dumps(text or "", ensure_ascii=False)[1:-1].encode("utf-8", "replace").lower()
 
 
-def _entry(record: Record) -> TraceEntry:
+def _entry(record: TraceRecord) -> TraceEntry:
     won = record.won
-    asked = [message.content for message in record.messages if message.role == "user"]
+    asked = [message_text(message) for message in record.messages if message.get("role") == "user"]
     return TraceEntry(
         id=record.id,
         time=record.time,
@@ -152,7 +153,7 @@ def _entry(record: Record) -> TraceEntry:
     )
 
 
-def _matches(entry: TraceEntry, record: Record, query: TraceQuery) -> bool:
+def _matches(entry: TraceEntry, record: TraceRecord, query: TraceQuery) -> bool:
     moment = datetime.fromisoformat(entry.time).timestamp()
     wanted = (
         (query.model, entry.model),
@@ -170,14 +171,14 @@ def _matches(entry: TraceEntry, record: Record, query: TraceQuery) -> bool:
     )
 
 
-def _text(record: Record) -> str:
-    said = [message.content for message in record.messages]
+def _text(record: TraceRecord) -> str:
+    said = [message_text(message) for message in record.messages]
     proposed = [candidate.text for candidate in record.candidates]
     answer = [record.winner.answer] if record.winner else []
     return "\n".join((record.id, *said, *record.references, *proposed, *answer))
 
 
-def _value(record: Record) -> float | None:
+def _value(record: TraceRecord) -> float | None:
     """exp of the winner's nats per unit of length; None where nothing scored."""
     if record.winner is None or not any(candidate.score for candidate in record.won):
         return None

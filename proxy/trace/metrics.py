@@ -5,6 +5,7 @@ Nothing a client sends becomes a label value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 
 
 class Metrics:
-    """Collectors on a registry of their own; `watch` and `keep` fit `proxy.service`."""
+    """Collectors on a registry of their own; `listen` and `record` fit `proxy.service`."""
 
     def __init__(self, trace_log: TraceLog | None = None) -> None:
         self.registry = CollectorRegistry()
@@ -63,15 +64,16 @@ class Metrics:
         self._tokens = counter("generated_tokens", "Tokens written by fate", ["teacher", "fate"])
         self._wins = counter("step_wins", "Steps of winning trajectories", teacher)
         self._skipped = counter("teacher_skipped", "Steps for which an adaptive search did not ask a teacher", teacher)
+        self._failures = counter("recorder_failures", "Searches a recorder failed to record", ["recorder"])
         if trace_log is not None:
             self.registry.register(_TraceFailures(trace_log))
 
-    def watch(self, job: Job) -> Listener:
+    def listen(self, job: Job) -> Listener:
         """Count one search while it runs."""
         self._in_flight.labels(job.ensemble.name).inc()
-        return _Watch(self, job.ensemble.name)
+        return _SearchListener(self, job.ensemble.name)
 
-    def keep(self, job: Job, journal: Sequence[Stamped]) -> None:
+    def record(self, job: Job, journal: Sequence[Stamped]) -> None:
         """Fold what only the whole journal tells: who won, what each teacher's tokens came to, our own overhead."""
         summary = summarise(stamped.event for stamped in journal)
         won = {step.candidate.id for step in summary.steps}
@@ -79,14 +81,20 @@ class Metrics:
             match stamped.event:
                 case Proposed(candidate):
                     fate = "won" if candidate.id in won else "lost"
-                    self._tokens.labels(candidate.teacher, fate).inc(candidate.completion_tokens)
+                    self._tokens.labels(candidate.teacher, fate).inc(_amount(candidate.completion_tokens))
                 case TeacherSkipped(_, teacher):
                     self._skipped.labels(teacher).inc()
         for step in summary.steps:
             self._wins.labels(step.candidate.teacher).inc()
         if summary.result is not None:
-            self._tokens.labels(summary.result.answerer, "won").inc(summary.result.answer_tokens)
-        self._overhead.labels(job.ensemble.name).observe(journal[-1].at_s - covered(calls(journal)))
+            self._tokens.labels(summary.result.answerer, "won").inc(_amount(summary.result.answer_tokens))
+        if journal:
+            overhead = journal[-1].at_s - covered(calls(journal))
+            self._overhead.labels(job.ensemble.name).observe(_amount(overhead))
+
+    def on_recorder_failure(self, recorder: str) -> None:
+        """Count a search that a recorder failed to record."""
+        self._failures.labels(recorder).inc()
 
     def render(self) -> tuple[bytes, str]:
         """The page for a scraper and its content type."""
@@ -101,7 +109,7 @@ class Metrics:
 
     def on_score(self, event: Scored, seconds: float) -> None:
         self._scorer.observe(seconds)
-        self._queue.observe(event.score.queue_s)
+        self._queue.observe(_amount(event.score.queue_s))
         self._batch.observe(event.score.batch_size)
 
     def on_step(self, model: str, seconds: float) -> None:
@@ -127,8 +135,8 @@ class _TraceFailures(Collector):
 
 
 @dataclass(slots=True)
-class _Watch:
-    """One search as it runs: what is out, and since when."""
+class _SearchListener:
+    """One search as it runs: what is out, and since when. An end of what never began is ignored."""
 
     metrics: Metrics
     model: str
@@ -137,6 +145,7 @@ class _Watch:
     answering: tuple[str, float] | None = None
     step_since: float = 0.0
     spoke: bool = False
+    ended: bool = False
 
     def __call__(self, stamped: Stamped) -> None:
         now = stamped.at_s
@@ -148,10 +157,11 @@ class _Watch:
             case TeacherFailed(None, _, kind, _):
                 self._answered(kind, now)
             case TeacherFailed(int() as id, _, kind, _):
+                # A straggler may have been proposed before: it then waited for its score.
                 self._landed(id, kind, now)
             case ScoreRequested(id):
                 self.scoring[id] = now
-            case Scored(id, _) as event:
+            case Scored(id, _) as event if id in self.scoring:
                 self.metrics.on_score(event, now - self.scoring.pop(id))
             case StepDecided():
                 self.metrics.on_step(self.model, now - self.step_since)
@@ -163,15 +173,16 @@ class _Watch:
                 self.answering = (teacher, now)
             case Finished():
                 self._answered("ok", now)
-                self.metrics.on_end(self.model, "finished", now)
+                self._end("finished", now)
             case Failed(kind, _):
-                self.metrics.on_end(self.model, kind, now)
+                self._end(kind, now)
             case Cancelled():
-                self.metrics.on_end(self.model, "cancelled", now)
+                self._end("cancelled", now)
 
     def _landed(self, id: int, outcome: str, now: float) -> None:
-        teacher, since = self.out.pop(id)
-        self.metrics.on_call(teacher, outcome, now - since)
+        if id in self.out:
+            teacher, since = self.out.pop(id)
+            self.metrics.on_call(teacher, outcome, now - since)
 
     def _answered(self, outcome: str, now: float) -> None:
         if self.answering is not None:
@@ -179,9 +190,22 @@ class _Watch:
             self.metrics.on_call(teacher, outcome, now - since)
             self.answering = None
 
+    def _end(self, outcome: str, now: float) -> None:
+        if not self.ended:
+            self.ended = True
+            self.metrics.on_end(self.model, outcome, now)
+
+
+def _amount(number: float) -> float:
+    """What a server reported as something a counter can take: nothing below zero, nothing that is not a number."""
+    return number if math.isfinite(number) and number > 0 else 0.0
+
 
 def calls(journal: Iterable[Stamped]) -> list[tuple[float, float]]:
-    """The intervals, in seconds, in which a teacher or the scorer was being waited for."""
+    """The intervals, in seconds, in which a teacher or the scorer was being waited for.
+
+    An end without a beginning takes no time; a call that never ended lasts until the journal does.
+    """
     began: dict[tuple[str, int | None], float] = {}
     found: list[tuple[float, float]] = []
     last = 0.0
@@ -195,11 +219,11 @@ def calls(journal: Iterable[Stamped]) -> list[tuple[float, float]]:
             case ScoreRequested(id):
                 began["scorer", id] = last
             case Proposed(candidate):
-                found.append((began.pop(("teacher", candidate.id)), last))
+                found.append((began.pop(("teacher", candidate.id), last), last))
             case TeacherFailed(id):
-                found.append((began.pop(("teacher", id), last), last))
+                found += [(began.pop((kind, id)), last) for kind in ("teacher", "scorer") if (kind, id) in began]
             case Scored(id):
-                found.append((began.pop(("scorer", id)), last))
+                found.append((began.pop(("scorer", id), last), last))
     return found + [(since, last) for since in began.values()]
 
 

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-from proxy.trace.record import CandidateRecord, Record
+from proxy.trace.record import CandidateRecord, TraceRecord
 
 Row = dict[str, Any]
 
 
-def sft(record: Record, *, inline: bool) -> Iterator[Row]:
+def sft(record: TraceRecord, *, inline: bool) -> Iterator[Row]:
     """The winner as a conversation for TRL's SFT, its reasoning in `reasoning_content` or `inline` in think tags."""
     if record.winner is None:
         return
@@ -33,7 +33,7 @@ def sft(record: Record, *, inline: bool) -> Iterator[Row]:
     }
 
 
-def preference(record: Record, *, min_margin: float) -> Iterator[Row]:
+def preference(record: TraceRecord, *, min_margin: float) -> Iterator[Row]:
     """Scored siblings as preference pairs for TRL's DPO: `prompt`, `chosen` and `rejected` as message lists.
 
     Both completions are the assistant's turn from its beginning, shared prefix included, since a chat template
@@ -64,7 +64,7 @@ def preference(record: Record, *, min_margin: float) -> Iterator[Row]:
             }
 
 
-def tree(record: Record) -> Iterator[Row]:
+def tree(record: TraceRecord) -> Iterator[Row]:
     """The whole search; every candidate has every column, so that the schema is the same in all rows."""
     candidates = []
     for candidate in record.candidates:
@@ -89,24 +89,25 @@ def tree(record: Record) -> Iterator[Row]:
     }
 
 
-def _messages(record: Record) -> list[Row]:
-    return [{"role": message.role, "content": message.content} for message in record.messages]
+def _messages(record: TraceRecord) -> list[Row]:
+    return [dict(message) for message in record.messages]
 
 
-def _score(candidate: CandidateRecord, record: Record) -> float:
+def _score(candidate: CandidateRecord, record: TraceRecord) -> float:
     assert candidate.score is not None
     return float(candidate.score.nats / candidate.score.length**record.settings.length_penalty)
 
 
-def _value(candidate: CandidateRecord, record: Record) -> float | None:
+def _value(candidate: CandidateRecord, record: TraceRecord) -> float | None:
     return None if candidate.score is None else _score(candidate, record)
 
 
-def _origin(record: Record) -> Row:
+def _origin(record: TraceRecord) -> Row:
     """The columns every row shares."""
     return {
         "schema": record.schema,
-        "request_id": record.id,
+        "id": record.id,
+        "request_id": record.request_id,
         "time": record.time,
         "model": record.model,
         "teachers": [f"{teacher.name}={teacher.model}" for teacher in record.teachers],

@@ -23,7 +23,7 @@ from proxy.decoder.ports import OnText
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Continuation, Problem, Score, ScorePart, Settings, Source, TeacherRequest
 from proxy.errors import ScorerError, TeacherError
-from proxy.service import Ensemble, Job, Service
+from proxy.service import Ensemble, Job, Recorder, Service
 from proxy.sse import Decoder
 from proxy.trace.log import TraceLog
 
@@ -98,7 +98,7 @@ OPTIONS = ApiOptions(
 
 @dataclass
 class Panel:
-    """The service under test, with everything it was asked and everything it told its keepers."""
+    """The service under test, with everything it was asked and everything it told its recorders."""
 
     teachers: Sequence[Teacher] = field(default_factory=lambda: (Teacher("anna"), Teacher("ben")))
     scorer: Scorer = field(default_factory=lambda: Scorer("ben"))
@@ -117,9 +117,16 @@ class Panel:
         ensembles = {"cord": Ensemble("cord", tuple(self.teachers), self.settings)}
         for teacher in self.teachers:
             ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
-        watchers = (self.live.watch,)
-        keepers = (self._keep, self.log.keep) if self.log else (self._keep,)
-        service = Service(ensembles, self.scorer, Segmentation(), keepers=keepers, watchers=watchers)
+        recorders: dict[str, Recorder] = {"test": self._record}
+        if self.log:
+            recorders["traces"] = self.log.record
+        service = Service(
+            ensembles,
+            self.scorer,
+            Segmentation(),
+            recorders=recorders,
+            listeners={"live": self.live.watch},
+        )
         page = (b"cord_up 1\n", "text/plain; version=1.0.0")
         return create(
             service,
@@ -142,7 +149,7 @@ class Panel:
     def _told(self, teacher: str, path: str, outcome: str, seconds: float) -> None:
         self.relayed.append((teacher, path, outcome))
 
-    def _keep(self, job: Job, events: Sequence[Stamped]) -> None:
+    def _record(self, job: Job, events: Sequence[Stamped]) -> None:
         self.kept.append((job, [stamped.event for stamped in events]))
 
 

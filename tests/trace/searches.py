@@ -19,7 +19,7 @@ SECRET = "SEGMENT PLEASE"
 
 @dataclass
 class Kept:
-    """What a keeper was handed."""
+    """What a recorder was handed."""
 
     jobs: list[Job] = field(default_factory=list)
     journals: list[Sequence[Stamped]] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Kept:
 
 def service(kept: Kept, **more: object) -> Service:
     scorer = ScriptedScorer(lambda prefix, step: -1.0 + 0.1 * (prefix + step).count("a"))
-    return Service({}, scorer, Segmentation(instruction=SECRET), keepers=(kept.keep,), **more)  # type: ignore[arg-type]
+    return Service({}, scorer, Segmentation(instruction=SECRET), recorders={"kept": kept.keep}, **more)  # type: ignore[arg-type]
 
 
 def job(*teachers: ScriptedTeacher, **settings: object) -> Job:

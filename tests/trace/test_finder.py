@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import RequestError
+from proxy.trace.codec import from_json, to_json
 from proxy.trace.finder import TraceFinder
+from proxy.trace.fold import record
 from proxy.trace.query import TraceQuery
-from proxy.trace.record import Provenance, Record, from_json, record, to_json
+from proxy.trace.record import Provenance, TraceRecord
 from tests.trace.searches import Kept, cancelled, failed, finished
 
 pytestmark = pytest.mark.anyio
 
 
-async def records() -> tuple[Record, Record, Record]:
+async def records() -> tuple[TraceRecord, TraceRecord, TraceRecord]:
     kept = Kept()
     await finished(kept)
     await failed(kept)
@@ -25,7 +27,7 @@ async def records() -> tuple[Record, Record, Record]:
     return found[0], found[1], found[2]
 
 
-def stored(folder: Path, *segments: list[Record]) -> TraceFinder:
+def stored(folder: Path, *segments: list[TraceRecord]) -> TraceFinder:
     for number, segment in enumerate(segments):
         text = "".join(f"{to_json(entry)}\n" for entry in segment)
         (folder / f"2026-{number}.jsonl").write_text(text)

@@ -5,30 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.decoder.events import Finished, ProposalRequested, Proposed
 from proxy.trace.metrics import Metrics, covered
+from tests.trace.figures import Figures, figures_of
 from tests.trace.searches import Kept, cancelled, failed, finished
 
 pytestmark = pytest.mark.anyio
 
 
-async def figures(*searches: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+async def figures(*searches: Any) -> Figures:
     metrics = Metrics()
     for search in searches:
         kept = Kept()
         await search(kept)
-        watch = metrics.watch(kept.jobs[0])
+        watch = metrics.listen(kept.jobs[0])
         for stamped in kept.journals[0]:
             watch(stamped)
-        metrics.keep(kept.jobs[0], kept.journals[0])
-    page, _ = metrics.render()
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(page.decode())
-        for sample in family.samples
-    }
+        metrics.record(kept.jobs[0], kept.journals[0])
+    return figures_of(metrics)
 
 
 async def test_every_end_is_counted_and_nothing_stays_in_flight() -> None:
