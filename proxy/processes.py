@@ -21,11 +21,9 @@ import anyio
 from anyio.abc import ByteReceiveStream, Process
 
 from proxy.api.health import Status
+from runtime.processes import UNUSABLE
 
 log = logging.getLogger(__name__)
-
-UNUSABLE = 2
-"""The exit status of a child that cannot work with what it was started with: starting it again would not help."""
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, GgufConfig
 
+from runtime.errors import CheckpointError
 from runtime.gguf import is_gguf
+
+
+@contextmanager
+def checkpoint(location: str | Path) -> Iterator[None]:
+    """Around what reads a checkpoint: the libraries' many errors become one, with one sentence.
+
+    Raises:
+        CheckpointError: it is not there, cannot be fetched, or cannot be read.
+    """
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as exc:
+        reason = next(iter(str(exc).splitlines()), "") or type(exc).__name__
+        raise CheckpointError(f"cannot load {location}: {reason}") from exc
 
 
 def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) -> tuple[Any, Any]:
@@ -16,6 +34,9 @@ def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) ->
 
     `location` is a folder, a hub name or a GGUF file. "auto" means the GPU, in bf16, if there is one; else the CPU in
     fp32. The weights of a GGUF file are dequantised, so that they run in the dtype that was asked for.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,8 +44,10 @@ def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) ->
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     folder, options = checkpoint_options(location)
     quantisation = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
-    model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), **options, **quantisation).to(device)
-    return model, AutoTokenizer.from_pretrained(folder, **options)
+    with checkpoint(location):
+        model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), **options, **quantisation)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return model.to(device), tokenizer
 
 
 def checkpoint_options(location: str | Path) -> tuple[str, dict[str, str]]:

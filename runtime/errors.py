@@ -1,4 +1,4 @@
-"""The error body of OpenAI's API, which every service here answers with."""
+"""What every service here says when something is wrong: OpenAI's error body, and why a checkpoint was not loaded."""
 
 from __future__ import annotations
 
@@ -10,3 +10,7 @@ def error_body(
 ) -> dict[str, Any]:
     """All four keys that OpenAI's clients read; `param` names the field at fault, `code` is stable."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be loaded: which one, and why, in a sentence."""

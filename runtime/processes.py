@@ -1,21 +1,36 @@
-"""How a service process ends together with the process that started it."""
+"""How a service process ends: together with the process that started it, or by a signal where it has no parent.
+
+A child of the proxy must outlive signals that go to the proxy's whole process group (Ctrl-C in a terminal, a service
+manager's SIGTERM): searches that are running still need it. So it ignores them, and leaves when its parent closes the
+pipe that is its standard input, or dies.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+UNUSABLE = 2
+"""Exit status of a service that cannot work with what it was given, so that starting it again would not help."""
 
 
-def leave_with_parent() -> None:
-    """Watch standard input on a thread; its end means that the parent has gone, and ends this process.
+@dataclass(slots=True)
+class Parent:
+    """The process at the other end of standard input. `leave` ends this process when the parent has gone."""
 
-    The parent must hold the other end of the pipe. The process gets SIGTERM, so that it can shut down as usual.
-    """
-    threading.Thread(target=_wait_for_end, name="leave-with-parent", daemon=True).start()
+    leave: Callable[[], None] = field(default=lambda: os._exit(0))
 
+    def watch(self) -> None:
+        """Ignore signals from now on, and watch standard input on a thread. Call it on the main thread."""
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sent, signal.SIG_IGN)
+        threading.Thread(target=self._wait, name="leave-with-parent", daemon=True).start()
 
-def _wait_for_end() -> None:
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    def _wait(self) -> None:
+        # Not by sys.stdin: its lock, held here, would be fatal to an interpreter that shuts down.
+        while os.read(0, 4096):
+            pass
+        self.leave()

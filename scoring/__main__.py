@@ -6,6 +6,9 @@ import argparse
 import sys
 from contextlib import closing
 
+from runtime.errors import CheckpointError
+from runtime.processes import UNUSABLE, Parent
+
 
 def main() -> int:
     """Serve; the exit status."""
@@ -13,42 +16,37 @@ def main() -> int:
     arguments = parser.parse_args()
     if any("{answer}" not in text for _, text in arguments.elicitation):
         parser.error("--elicitation: the text must say {answer} where the answer goes")
+    if (parent := Parent() if arguments.exit_with_parent else None) is not None:
+        parent.watch()
     import torch
-    import uvicorn
     from transformers.utils.logging import disable_progress_bar
 
-    from runtime.processes import leave_with_parent
+    from runtime.server import run
     from scoring.engine import Engine
     from scoring.service import build_app
     from scoring.tokens import Elicitation
 
-    if arguments.exit_with_parent:
-        leave_with_parent()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
     templates, closings = dict(arguments.elicitation), dict(arguments.closing)
     default = Elicitation()
-    engine = Engine.load(
-        dict(arguments.model),
-        device=arguments.device,
-        dtype=arguments.dtype,
-        kv_budget_mb=arguments.kv_budget_mb,
-        batch_tokens=arguments.batch_tokens,
-        elicitations={
-            name: Elicitation(templates.get(name, default.template), closings.get(name))
-            for name in {**templates, **closings}
-        },
-    )
-    with closing(engine):
-        uvicorn.run(
-            build_app(engine),
-            host=arguments.host,
-            port=arguments.port,
-            uds=arguments.uds,
-            log_level="warning",
-            timeout_graceful_shutdown=1,
+    try:
+        engine = Engine.load(
+            dict(arguments.model),
+            device=arguments.device,
+            dtype=arguments.dtype,
+            kv_budget_mb=arguments.kv_budget_mb,
+            batch_tokens=arguments.batch_tokens,
+            elicitations={
+                name: Elicitation(templates.get(name, default.template), closings.get(name))
+                for name in {**templates, **closings}
+            },
         )
-    return 0
+    except CheckpointError as exc:
+        print(f"scoring: {exc}", file=sys.stderr)
+        return UNUSABLE
+    with closing(engine):
+        return run(build_app(engine), host=arguments.host, port=arguments.port, uds=arguments.uds, parent=parent)
 
 
 def _parser() -> argparse.ArgumentParser:

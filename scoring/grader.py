@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from runtime.checkpoints import checkpoint_options, load_checkpoint
+from runtime.checkpoints import checkpoint, checkpoint_options, load_checkpoint
 from scoring.judge import Reading, check_length
 from scoring.tokens import Elicitation, Encoder, Row
 
@@ -17,7 +17,8 @@ from scoring.tokens import Elicitation, Encoder, Row
 def is_grader(location: str) -> bool:
     """Whether a checkpoint is a sequence classifier, by what its configuration says it is."""
     folder, options = checkpoint_options(location)
-    architectures = AutoConfig.from_pretrained(folder, **options).architectures or []
+    with checkpoint(location):
+        architectures = AutoConfig.from_pretrained(folder, **options).architectures or []
     return any(name.endswith("ForSequenceClassification") for name in architectures)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from transformers import AutoTokenizer
 
+from runtime.checkpoints import checkpoint
 from scoring.errors import BadScoreRequest, ScorerUnavailable
 from scoring.judge import Reading
 from scoring.tokens import Elicitation, Encoder, Row
@@ -147,7 +148,9 @@ class RemoteJudge:
     @classmethod
     def load(cls, name: str, address: Address, *, elicitation: Elicitation) -> RemoteJudge:
         """Load the tokenizer; the server is not asked anything yet."""
-        return cls(name, address, AutoTokenizer.from_pretrained(address.tokenizer), elicitation=elicitation)
+        with checkpoint(address.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(address.tokenizer)
+        return cls(name, address, tokenizer, elicitation=elicitation)
 
     def check(self, rows: Sequence[Row]) -> int:
         """As `Judge.check`; no memory is needed here, and only the server knows how much it can read."""

@@ -6,42 +6,41 @@ import argparse
 import sys
 from pathlib import Path
 
+from runtime.errors import CheckpointError
+from runtime.processes import UNUSABLE, Parent
+
 
 def main() -> int:
     """Serve; the exit status."""
     arguments = _parser().parse_args()
     if not arguments.folder.is_dir():
         print(f"serving: there is no folder {arguments.folder}", file=sys.stderr)
-        return 2
+        return UNUSABLE
+    if (parent := Parent() if arguments.exit_with_parent else None) is not None:
+        parent.watch()
     import torch
-    import uvicorn
     from transformers.utils.logging import disable_progress_bar
 
-    from runtime.processes import leave_with_parent
+    from runtime.server import run
     from serving.app import build_app
     from serving.engine import Engine
 
-    if arguments.exit_with_parent:
-        leave_with_parent()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
-    engine = Engine.load(
-        arguments.folder,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        max_batch=arguments.max_batch,
-        max_model_len=arguments.max_model_len,
-        prefix_cache_mb=arguments.prefix_cache_mb,
-    )
-    uvicorn.run(
-        build_app(engine, arguments.name or str(arguments.folder)),
-        host=arguments.host,
-        port=arguments.port,
-        uds=arguments.uds,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
-    return 0
+    try:
+        engine = Engine.load(
+            arguments.folder,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            max_batch=arguments.max_batch,
+            max_model_len=arguments.max_model_len,
+            prefix_cache_mb=arguments.prefix_cache_mb,
+        )
+    except CheckpointError as exc:
+        print(f"serving: {exc}", file=sys.stderr)
+        return UNUSABLE
+    app = build_app(engine, arguments.name or str(arguments.folder))
+    return run(app, host=arguments.host, port=arguments.port, uds=arguments.uds, parent=parent)
 
 
 def _parser() -> argparse.ArgumentParser:

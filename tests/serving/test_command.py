@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -20,24 +22,39 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("how", ["the parent's end of standard input closes", "a termination signal"])
-async def test_a_server_answers_under_its_name_and_leaves_when(how: str, tmp_path: Path) -> None:
-    path = str(tmp_path / "model.sock")
-    folder = tiny.checkpoint(tmp_path / "checkpoint")
-    with start(str(folder), "--name", "tiny", "--uds", path, "--device", "cpu", "--exit-with-parent") as process:
+@asynccontextmanager
+async def served(folder: Path, *arguments: str) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
+    """A process that answers, and a client of it."""
+    path = str(folder / "model.sock")
+    checkpoint = str(tiny.checkpoint(folder / "checkpoint"))
+    with start(checkpoint, "--name", "tiny", "--uds", path, "--device", "cpu", *arguments) as process:
         try:
             transport = httpx.AsyncHTTPTransport(uds=path, retries=8)
             async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
                 assert (await client.get("/v1/models")).json()["data"][0]["id"] == "tiny"
-            assert process.stdin is not None
-            if how == "a termination signal":
-                process.send_signal(signal.SIGTERM)
-            else:
-                process.stdin.close()
-            assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+                yield process, client
         finally:
             process.kill()
+
+
+@pytest.mark.anyio
+async def test_a_server_leaves_at_a_termination_signal(tmp_path: Path) -> None:
+    async with served(tmp_path) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+async def test_a_child_outlives_signals_and_leaves_with_its_parent(sent: signal.Signals, tmp_path: Path) -> None:
+    """A signal to the whole process group comes here too, while the proxy still has searches running."""
+    async with served(tmp_path, "--exit-with-parent") as (process, client):
+        process.send_signal(sent)
+        assert (await client.get("/v1/models")).status_code == 200
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0
+        assert process.stderr is not None and process.stderr.read() == b""
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -45,6 +62,15 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_loaded(tmp_path: 
         _, said = process.communicate(timeout=20)
     assert process.returncode == 2
     assert b"there is no folder" in said
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with start(str(tmp_path)) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    [line] = said.decode().splitlines()
+    assert line.startswith(f"serving: cannot load {tmp_path}: Unrecognized model")
 
 
 def test_help_loads_no_model_library() -> None:
