@@ -7,11 +7,11 @@ greedily gives them away: text that is cut at a word and handed back must be con
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from proxy.decoder.ports import Teacher
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Message, TeacherRequest
+from proxy.decoder.types import Continuation, Message, TeacherRequest
 
 _QUESTION = "Name the days of the week in order, then the months of the year."
 _TOKENS = 32
@@ -20,7 +20,11 @@ _COMPARED = 12
 """Characters that must agree: later ones may differ where a server's arithmetic is not the same twice."""
 
 
-async def complaint(teacher: Teacher, segmentation: Segmentation) -> str | None:
+Write = Callable[[TeacherRequest], Awaitable[Continuation]]
+"""A teacher's `write`."""
+
+
+async def complaint(write: Write, segmentation: Segmentation) -> str | None:
     """What is wrong with how a teacher continues, and what to change; None if nothing is.
 
     Two greedy calls of a few tokens, or a few more where the second does not go on: a model may have written tokens
@@ -32,7 +36,7 @@ async def complaint(teacher: Teacher, segmentation: Segmentation) -> str | None:
     messages = segmentation.instruct((Message("user", _QUESTION),))
     header = segmentation.header(1)
     ask = TeacherRequest(messages, header, None, (), max_tokens=_TOKENS, temperature=0.0, top_p=1.0, seed=0)
-    first = await teacher.write(ask)
+    first = await write(ask)
     if not first.text.strip() and first.ended == "eos":
         return (
             "it ends its turn where it should go on writing: its server closes a half-written turn. Serve it by a raw "
@@ -47,7 +51,7 @@ async def complaint(teacher: Teacher, segmentation: Segmentation) -> str | None:
     cuts = [at for at, letter in enumerate(written[: len(written) // 2]) if letter == " " and at]
     said = None
     for at in dict.fromkeys(cuts[i * (len(cuts) - 1) // _CUTS] for i in range(_CUTS, -1, -1) if cuts):
-        rest = (await teacher.write(replace(ask, reasoning=header + written[:at]))).text
+        rest = (await write(replace(ask, reasoning=header + written[:at]))).text
         compared = min(_COMPARED, len(written) - at)
         wanted, found = written[at : at + compared], rest[:compared]
         if found == wanted:

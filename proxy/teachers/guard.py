@@ -6,6 +6,7 @@ for a while, then tried again with a single call. One that does not continue a h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,23 +16,25 @@ from proxy.decoder.ports import OnText, Teacher
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Continuation, TeacherRequest
 from proxy.errors import TeacherError
+from proxy.teachers.breaker import Breaker
 from proxy.teachers.canary import complaint
 
-_TRIPS = frozenset({"unreachable", "timeout", "overloaded", "broken"})
-"""Failures that speak about the teacher rather than about what it was asked."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`timeout_s` bounds one call, `concurrency` the calls in flight, queueing the rest.
 
-    After `trip_after` failures in a row the teacher is left out for `cool_s` seconds.
+    After `trip_after` failures in a row the teacher is left out for `cool_s` seconds, counted from the last of them.
+    A teacher whose server asks to wait (`retry-after`) is left out as long, but for `longest_wait_s` at most.
     """
 
     timeout_s: float = 300.0
     concurrency: int = 64
     trip_after: int = 3
     cool_s: float = 15.0
+    longest_wait_s: float = 60.0
 
 
 class GuardedTeacher:
@@ -39,12 +42,11 @@ class GuardedTeacher:
 
     def __init__(self, teacher: Teacher, limits: Limits, clock: Callable[[], float] = anyio.current_time) -> None:
         self._teacher = teacher
-        self._limits = limits
+        self._timeout_s = limits.timeout_s
         self._clock = clock
         self._places = anyio.Semaphore(limits.concurrency)
-        self._failures = 0
-        self._closed_until = 0.0
-        self._refusal: str | None = None
+        self._breaker = Breaker(limits.trip_after, limits.cool_s, limits.longest_wait_s)
+        self._complaint: str | None = None
 
     async def examine(self, segmentation: Segmentation) -> str | None:
         """Have the teacher go on with a half-written turn; what is wrong with how it does, if anything.
@@ -54,9 +56,8 @@ class GuardedTeacher:
         Raises:
             TeacherError: it could not be asked.
         """
-        self._refusal = None
-        self._refusal = await complaint(self, segmentation)
-        return self._refusal
+        self._complaint = await complaint(self._call, segmentation)
+        return self._complaint
 
     @property
     def name(self) -> str:
@@ -72,25 +73,39 @@ class GuardedTeacher:
 
     async def write(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         """As `Teacher.write`; fails at once while the breaker is open, or once it is refused."""
-        if self._refusal is not None:
-            raise TeacherError(self.name, "refused", self._refusal)
-        if self._tripped and self._clock() < self._closed_until:
-            raise TeacherError(self.name, "unreachable", f"left out after {self._failures} failures in a row")
+        if self._complaint is not None:
+            raise TeacherError(self.name, "refused", self._complaint)
+        return await self._call(ask, on_text)
+
+    async def _call(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
+        self._admit()
         async with self._places:
-            # While this call finds out whether the teacher is back, others stay out.
-            self._closed_until = self._clock() + self._limits.cool_s
+            self._admit()  # what was known may have changed while this call waited for its place
+            trial = self._breaker.began()
             try:
-                with anyio.fail_after(self._limits.timeout_s):
-                    written = await self._teacher.write(ask, on_text)
-            except TimeoutError as exc:
-                self._failures += 1
-                raise TeacherError(self.name, "timeout", f"no reply within {self._limits.timeout_s:g} s") from exc
+                written = await self._bounded(ask, on_text)
             except TeacherError as exc:
-                self._failures = self._failures + 1 if exc.kind in _TRIPS else 0
+                self._breaker.ended(self._clock(), trial, exc.kind, exc.retry_after_s)
                 raise
-        self._failures = 0
+            except BaseException:
+                self._breaker.gave_up(trial)
+                raise
+            self._breaker.ended(self._clock(), trial, None)
         return written
 
-    @property
-    def _tripped(self) -> bool:
-        return self._failures >= self._limits.trip_after
+    def _admit(self) -> None:
+        if (found := self._breaker.refusal(self._clock())) is not None:
+            raise TeacherError(self.name, found.kind, found.reason, retry_after_s=found.retry_after_s)
+
+    async def _bounded(self, ask: TeacherRequest, on_text: OnText | None) -> Continuation:
+        """One call within its time; whatever goes wrong in it is this teacher's failure."""
+        try:
+            with anyio.fail_after(self._timeout_s):
+                return await self._teacher.write(ask, on_text)
+        except TimeoutError as exc:
+            raise TeacherError(self.name, "timeout", f"no reply within {self._timeout_s:g} s") from exc
+        except TeacherError:
+            raise
+        except Exception as exc:
+            log.exception("teacher %s: unexpected failure", self.name)
+            raise TeacherError(self.name, "broken", f"unexpected failure: {type(exc).__name__}: {exc}") from exc

@@ -18,7 +18,9 @@ from proxy.decoder.ports import OnText
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Continuation, Ended, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
-from proxy.teachers.tokens import approximate_tokens
+from proxy.teachers import wire
+from proxy.teachers.failures import retry_after
+from proxy.teachers.tokens import estimated_tokens
 from runtime.markup import PLAIN
 from runtime.stopping import StopScanner
 
@@ -74,18 +76,25 @@ class LitellmTeacher:
             )
             return await self._listen(reply, ask, stops, written if begins else "", on_text)
         except openai.OpenAIError as exc:  # the root of litellm's own exceptions
-            raise TeacherError(self._name, _kind(exc, litellm), str(exc)[:500]) from exc
+            wait_s = retry_after(_headers(exc))
+            raise TeacherError(self._name, _kind(exc, litellm), str(exc), retry_after_s=wait_s) from exc
+        except wire.BadReply as exc:
+            raise TeacherError(self._name, "broken", f"unusable reply: {exc}") from exc
 
     async def _listen(
         self, reply: Any, ask: TeacherRequest, stops: tuple[str, ...], header: str, on_text: OnText | None
     ) -> Continuation:
         """Read the stream up to the first stop text; a header the model has written itself is taken off."""
         scanner = StopScanner(stops)
-        text, finish, usage = "", None, None
+        bounds = wire.Bounds.of(ask.max_tokens)
+        text, finish, usage, received = "", None, None, 0
         async for chunk in reply:
-            usage = getattr(chunk, "usage", None) or usage
+            usage = _usage(getattr(chunk, "usage", None)) or usage
             for choice in chunk.choices[:1]:
-                piece = scanner.feed(choice.delta.content or "")
+                content = wire.text(choice.delta.content, "delta.content")
+                received += len(content)
+                bounds.check(received, usage)
+                piece = scanner.feed(content)
                 text += piece
                 if piece and on_text is not None:
                     on_text(piece)
@@ -97,10 +106,13 @@ class LitellmTeacher:
             text += scanner.flush()
         if finish is None and scanner.hit is None:
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
-        prompt, completion = _usage(usage, ask, text)
+        written, ended = text, _ended(finish, scanner.hit, ask)
         if header:
             text = " " + text.lstrip().removeprefix(header).lstrip()
-        return Continuation(text, _ended(finish, scanner.hit, ask), prompt, completion)
+        if usage is not None:
+            return Continuation(text, ended, usage.prompt_tokens, usage.completion_tokens)
+        prompt = "".join(message.content for message in ask.messages) + ask.reasoning
+        return Continuation(text, ended, *await estimated_tokens(prompt, written), tokens_estimated=True)
 
 
 def _litellm() -> ModuleType:
@@ -124,12 +136,17 @@ def _ended(finish: str | None, hit: str | None, ask: TeacherRequest) -> Ended:
     return "length" if finish == "length" else "eos"
 
 
-def _usage(usage: Mapping[str, Any] | None, ask: TeacherRequest, text: str) -> tuple[int, int]:
-    """Prompt and completion tokens; an approximation where a stream was cut before it told."""
-    if usage is not None:
-        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    prompt = "".join(message.content for message in ask.messages) + ask.reasoning
-    return approximate_tokens(prompt), approximate_tokens(text)
+def _usage(usage: Any) -> wire.Usage | None:
+    """litellm's own object, or a mapping of the same names."""
+    if usage is None:
+        return None
+    prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+    return wire.Usage(wire.count(prompt, "usage.prompt_tokens"), wire.count(completion, "usage.completion_tokens"))
+
+
+def _headers(exc: Exception) -> Mapping[str, str]:
+    """The headers of the reply that an exception is about, if it knows them."""
+    return getattr(exc, "litellm_response_headers", None) or getattr(getattr(exc, "response", None), "headers", {})
 
 
 def _kind(exc: Exception, litellm: ModuleType) -> FailureKind:

@@ -5,6 +5,7 @@ Bytes become `Chunk`s here, or a `BadReply`. Knows no provider and no template.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ _TOLERATED_TOKENS = 16
 _ENVELOPE_BYTES = 64 << 10
 _CEILING_BYTES = 64 << 20
 _MOST_TOKENS = 1 << 31
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadReply(ValueError):
@@ -186,6 +188,8 @@ def text(value: Any, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadReply(f"{name} is {_shown(value)}, not a text")
+    if not value.isascii() and _SURROGATE.search(value):
+        raise BadReply(f"{name} has half a surrogate pair in it")
     return value
 
 

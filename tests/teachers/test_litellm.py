@@ -34,12 +34,16 @@ class Hosted:
     words: list[str] = field(default_factory=list)
     failure: tuple[int, str] | None = None
     sent: list[dict[str, Any]] = field(default_factory=list)
+    usage: dict[str, int] = field(
+        default_factory=lambda: {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+    )
 
     async def chat(self, request: Request) -> Response:
         self.sent.append(await request.json())
         if self.failure is not None:
             status, message = self.failure
-            return JSONResponse({"error": {"message": message, "type": "x", "code": None}}, status_code=status)
+            error = {"error": {"message": message, "type": "x", "code": None}}
+            return JSONResponse(error, status_code=status, headers={"retry-after": "7"})
         return StreamingResponse(self._events(), media_type="text/event-stream")
 
     async def _events(self) -> AsyncIterator[bytes]:
@@ -48,8 +52,7 @@ class Hosted:
             delta = {"role": "assistant", "content": word} if i == 0 else {"content": word}
             yield _event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         yield _event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
-        yield _event({**head, "choices": [], "usage": usage})
+        yield _event({**head, "choices": [], "usage": self.usage})
         yield b"data: [DONE]\n\n"
 
 
@@ -118,7 +121,27 @@ async def test_each_failure_has_its_kind(hosted: Hosted, failure: tuple[int, str
     hosted.failure = failure
     with pytest.raises(TeacherError) as caught:
         await teacher(hosted).write(ask("### Step 1."))
-    assert caught.value.kind == kind
+    assert caught.value.kind == kind and "\n" not in str(caught.value)
+    if kind == "rate_limited":
+        assert caught.value.retry_after_s == 7.0
+
+
+@pytest.mark.parametrize(
+    ("words", "completion_tokens"),
+    [([" fo\ud800ur"], 4), ([" and" * 1000] * 20, 4), ([" four"], -4), ([" four"], 10_000)],
+    ids=["half a surrogate pair", "text past max_tokens", "negative usage", "more tokens than asked for"],
+)
+async def test_malformed_reply_is_its_teachers_failure(
+    hosted: Hosted, words: list[str], completion_tokens: int
+) -> None:
+    hosted.words, hosted.failure, fit = words, None, hosted.usage
+    hosted.usage = {**fit, "completion_tokens": completion_tokens}
+    try:
+        with pytest.raises(TeacherError) as caught:
+            await teacher(hosted).write(ask("### Step 1."))
+    finally:
+        hosted.usage = fit
+    assert caught.value.kind == "broken"
 
 
 async def test_a_server_that_is_away_is_a_typed_failure(hosted: Hosted) -> None:
