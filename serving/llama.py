@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from runtime.gguf import NotGguf, read_metadata
-from runtime.processes import leave_with_parent
+from runtime.processes import UNUSABLE, Parent
 
 MISSING = "GGUF files are served by llama.cpp, which is not installed: pip install 'cord-proxy[real]'"
 _ERRORS_ONLY = 1
@@ -30,7 +30,7 @@ def main() -> int:
     except ImportError:
         return _refuse(MISSING)
     if arguments.exit_with_parent:
-        leave_with_parent()
+        Parent().watch()
     longest = min(filter(None, (arguments.max_model_len, metadata.context_length)))
     params = xllamacpp.CommonParams()
     params.model.path = str(arguments.file)
@@ -55,7 +55,7 @@ def main() -> int:
 
 def _refuse(reason: str) -> int:
     print(f"serving.llama: {reason}", file=sys.stderr)
-    return 2
+    return UNUSABLE
 
 
 def _parser() -> argparse.ArgumentParser:
