@@ -37,6 +37,8 @@ OBJECTIVES = {
     "predictive": Objective(Source.REFERENCE, "meta", False, "predictive"),
     "predictive-mean": Objective(Source.REFERENCE, "meta", False, "predictive-mean"),
     "predictive-arithmetic": Objective(Source.REFERENCE, "meta", False, "predictive-arithmetic"),
+    "lookahead": Objective(Source.REFERENCE, "meta", False, "lookahead"),
+    "lookahead-rollout": Objective(Source.REFERENCE, "meta", False, "lookahead-rollout"),
     "step": Objective(Source.NONE, "meta", True, "step"),
     "chunks": Objective(Source.NONE, "meta", True, "chunks"),
     "worst-chunk": Objective(Source.NONE, "meta", True, "worst-chunk"),

@@ -21,7 +21,7 @@ import torch
 from scoring.cache import Pool
 from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
 from scoring.grader import Grader, is_grader
-from scoring.judge import Judge, Reading
+from scoring.judge import Ahead, Judge, Reading
 from scoring.objective import Marks, Passage, objective
 from scoring.remote import Address, RemoteJudge
 from scoring.tokens import Elicitation
@@ -173,7 +173,10 @@ class Engine:
                 raise BadScoreRequest(f"{name} is {kind}: it cannot tell {request.objective}", param="models")
             rows = [judge.encoder.row(tree.messages, passage) for passage in passages]
             size += judge.check(rows)
-            readings[name] = [Reading(row) for row in rows]
+            readings[name] = [
+                Reading(row, Ahead(tree.messages, passage) if passage.ahead else None)
+                for row, passage in zip(rows, passages, strict=True)
+            ]
         if size > self.pool.budget:
             message = f"all models together would need {size >> 20} MiB; the budget is {self.pool.budget >> 20}"
             raise BadScoreRequest(message, param="models", code="kv_budget_exceeded")

@@ -21,7 +21,9 @@ from runtime.shapes import rounded
 from scoring.attention import NAME, Plan
 from scoring.cache import Node, Pool, PrefixTree, hidden_between
 from scoring.errors import BadScoreRequest, UnsupportedModel
+from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder, Row
+from scoring.types import Message
 
 _LOGIT_BYTES = 1 << 26
 """How much of the logits, tokens x vocabulary in fp32, exists at a time."""
@@ -33,13 +35,23 @@ _ROUNDED = 4.0
 """From so many nats on, rounding errors grow with the number: they may be larger by as much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is scored after the model has gone on by itself, and under which conversation."""
+
+    messages: tuple[Message, ...]
+    passage: Passage
+
+
 @dataclass(eq=False, slots=True)
 class Reading:
     """A row on its way through a model. `logs` are the log-probabilities of its scored tokens once it is done, and
-    `answer` what the model has written, if it was to.
+    `answer` what the model has written, if it was to. One that looks `ahead` goes on with another row once the model
+    has written.
     """
 
     row: Row
+    ahead: Ahead | None = None
     at: Node | None = None
     fresh: int = 0
     written: list[int] = field(default_factory=list)
@@ -108,7 +120,7 @@ class Judge:
                 than there is.
         """
         for row in rows:
-            check_length(self.name, len(row.ids) + row.write, self._longest)
+            check_length(self.name, row.longest, self._longest)
             if row.end <= row.start and not row.write:
                 raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
         size = _distinct(rows) * self.bytes_per_token
@@ -147,9 +159,7 @@ class Judge:
                 self._run(Plan.over(self._tree.root, new))
             ended = [reading for reading in readings if reading.left == 0]
             self._score([reading for reading in ended if not reading.row.write])
-            for reading in ended:
-                if reading.row.write:
-                    self._write(reading)
+            self._write([reading for reading in ended if reading.row.write])
         except BaseException:
             for reading, at, fresh in before:
                 self._take_back(reading, at, fresh)
@@ -227,19 +237,44 @@ class Judge:
             parts.append(picked - logits.logsumexp(-1))
         return torch.cat(parts)
 
-    def _write(self, reading: Reading) -> None:
-        """The likeliest next token of a reading that writes; it is read in the next forward, or was the last."""
-        assert reading.at is not None
-        hidden = hidden_between(reading.at, reading.at.depth - 1, reading.at.depth)
-        reading.written.append(int(self._model.get_output_embeddings()(hidden)[0].argmax()))
-        if len(reading.written) < reading.row.write and not self.encoder.ends_answer(reading.written):
+    def _write(self, readings: Sequence[Reading]) -> None:
+        """The likeliest next token of each reading that writes; it is read in the next forward, or was the last."""
+        if not readings:
             return
+        nodes = [reading.at for reading in readings if reading.at is not None]
+        hidden = torch.cat([hidden_between(node, node.depth - 1, node.depth) for node in nodes])  # (R, E)
+        padded = functional.pad(hidden, (0, 0, 0, rounded(len(hidden)) - len(hidden)))
+        likeliest = self._model.get_output_embeddings()(padded)[: len(hidden)].argmax(-1).tolist()
+        for reading, token in zip(readings, likeliest, strict=True):
+            reading.written.append(token)
+            full = len(reading.written) >= reading.row.write
+            if reading.ahead is not None:
+                if full or self.encoder.ends_ahead(reading.ahead.passage, reading.written):
+                    self._go_on(reading, reading.ahead)
+            elif full or self.encoder.ends_answer(reading.written):
+                self._answer(reading)
+
+    def _answer(self, reading: Reading) -> None:
+        """Score the answer that a reading has written."""
         known = len(reading.row.ids)
         row = Row(reading.ids, known, known + len(reading.written), reading.row.keep)
-        whole = Reading(row, reading.at)
+        whole = Reading(row, at=reading.at)
         self._score([whole])
         reading.logs, reading.answer = whole.logs, self.encoder.answer(reading.written)
         reading.written.pop()  # nothing follows it, so it is never read
+
+    def _go_on(self, reading: Reading, ahead: Ahead) -> None:
+        """Have what is scored read after the step that a reading has written. Known beginnings are found again.
+
+        A step that takes more tokens to read than there is room for is left out.
+        """
+        reading.answer = self.encoder.further_step(ahead.passage, reading.written)
+        row = self.encoder.row_after(ahead.messages, ahead.passage, reading.answer)
+        if row.longest > reading.row.longest:
+            reading.answer = ""
+            row = self.encoder.row_after(ahead.messages, ahead.passage, "")
+        self.close(reading)
+        reading.row, reading.ahead, reading.written = row, None, []
 
     def _attend_exactly(self) -> None:
         """Read a small tree by this engine and plainly, and refuse a model for which they differ.
@@ -290,7 +325,7 @@ def _distinct(rows: Sequence[Row]) -> int:
     """How many tokens a tree of these rows has, with what may be written after them."""
     total = 0
     last: tuple[int, ...] = ()
-    for ids, write in sorted((row.ids, row.write) for row in rows):
+    for ids, more in sorted((row.ids, row.write + row.reserve) for row in rows):
         same = next((i for i, (a, b) in enumerate(zip(last, ids, strict=False)) if a != b), min(len(last), len(ids)))
-        total, last = total + len(ids) - same + write, ids
+        total, last = total + len(ids) - same + more, ids
     return total

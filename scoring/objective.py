@@ -21,8 +21,10 @@ class Passage:
 
     A plain step is `reasoning` + `scored`. With `closing`, the thinking is closed after `reasoning`, the model's
     elicitation is written, and `scored` is the answer in it; or with `write` > 0, what the model itself then
-    answers in so many tokens at most. With `verdict` it is asked about the reasoning instead. `weight` is the
-    passage's share in its candidate's score, for the objectives that weigh.
+    answers in so many tokens at most. With `verdict` it is asked about the reasoning instead. With `ahead` > 0 the
+    model first goes on reasoning by itself, likeliest token by token: by one step, or with `to_end` until it closes its
+    thinking, in so many tokens at most. `weight` is the passage's share in its candidate's score, for the objectives
+    that weigh.
     """
 
     candidate: int
@@ -32,6 +34,8 @@ class Passage:
     write: int = 0
     verdict: bool = False
     weight: float = 1.0
+    ahead: int = 0
+    to_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,28 @@ class Predictive:
 
     def _log(self, marks: Marks) -> float:
         return _log_mean_exp(marks.logs) if self.arithmetic else marks.mean
+
+
+@dataclass(frozen=True, slots=True)
+class LookAhead(Predictive):
+    """Predictive perplexity after the model has gone on by itself, greedily: by one step, or `to_end`.
+
+    A weak meta-prover that must answer at once names the last number it saw, so a step that computes scores below
+    one that announces. After a step of its own it has used what the candidate gave it. The score is `Predictive`'s of
+    prefix, candidate and what the model wrote (`written`), `tokens` of it at most; where it closes its thinking at once
+    it is `Predictive`'s own. Cost: on top of that a forward a written token.
+    """
+
+    tokens: int = 64
+    to_end: bool = False
+
+    def passages(self, request: ScoreRequest) -> list[Passage]:
+        found = Predictive.passages(self, request)
+        return [replace(passage, ahead=self.tokens, to_end=self.to_end) for passage in found]
+
+    def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
+        found = Predictive.combine(self, candidate, passages)
+        return replace(found, written=tuple(marks.written for marks in passages[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +306,8 @@ OBJECTIVES: dict[str, Objective] = {
     "predictive": Predictive(),
     "predictive-mean": Predictive(mean=True),
     "predictive-arithmetic": Predictive(arithmetic=True),
+    "lookahead": LookAhead(),
+    "lookahead-rollout": LookAhead(tokens=192, to_end=True),
     "confidence": Confidence(),
     "expected": Expected(),
     "verdict": Verdict(),

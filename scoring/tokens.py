@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,8 @@ from scoring.objective import Passage
 from scoring.types import Message
 
 _PIECE = re.compile(r"(?<=\n\n)(?=\S)")
+_HEADING = re.compile(r"(?<=\S)\s*\n(?=#)")
+"""The end of a step: a line that looks like a heading, after some text."""
 _SAMPLES = (
     "We add two.\n\n### Step 2. So (x) = 3,\n\nNow\n\n1. a\n\nß, 中文。\n\n{b}\n\n",
     "one two three\n\n**four**\n\n$5$\n\n- six\n\n\\boxed{7}\n\n",
@@ -55,7 +57,8 @@ class Row:
     """Token ids to be read, of which those from `start` to `end` (exclusive) are scored; start >= 1.
 
     The first `keep` of them may be read again later: the conversation and its steps, not an elicitation. With
-    `write` > 0 nothing is scored yet: so many tokens at most are to be written after the last, and scored.
+    `write` > 0 nothing is scored yet: so many tokens at most are to be written after the last, and scored. `reserve`
+    tokens more are read after those.
     """
 
     ids: tuple[int, ...]
@@ -63,6 +66,12 @@ class Row:
     end: int
     keep: int
     write: int = 0
+    reserve: int = 0
+
+    @property
+    def longest(self) -> int:
+        """How many tokens may be read in all."""
+        return len(self.ids) + self.write + self.reserve
 
 
 class Encoder:
@@ -89,7 +98,29 @@ class Encoder:
     def row(self, messages: tuple[Message, ...], passage: Passage) -> Row:
         """The token row of a passage under this conversation."""
         with self._lock:
-            return self._row(messages, passage)
+            return self._ahead(messages, passage) if passage.ahead else self._row(messages, passage)
+
+    def row_after(self, messages: tuple[Message, ...], passage: Passage, step: str) -> Row:
+        """The row of a passage that looks ahead, once the model has written this step of its own."""
+        return self.row(messages, replace(passage, reasoning=passage.reasoning + step, ahead=0))
+
+    def further_step(self, passage: Passage, written: Sequence[int]) -> str:
+        """What a model has written when it went on reasoning, as a canonical step; empty if it closed at once."""
+        step = self._until_close(written)
+        end = None if passage.to_end else _HEADING.search(step)
+        step = step[: end.start()] if end else step
+        return f"{step.strip()}\n\n" if step.strip() else ""
+
+    def ends_ahead(self, passage: Passage, written: Sequence[int]) -> bool:
+        """Whether a model that goes on reasoning has come to the end of its step, or of its thinking."""
+        if self._tokenizer.eos_token_id in written:
+            return True
+        text = self._written(written)
+        closes = self._thinking.stop in text
+        return closes or (not passage.to_end and _HEADING.search(text) is not None)
+
+    def _until_close(self, written: Sequence[int]) -> str:
+        return self._written(written).partition(self._thinking.stop)[0]
 
     def ends_answer(self, written: Sequence[int]) -> bool:
         """Whether what has been written after an elicitation's head is a whole answer."""
@@ -116,6 +147,13 @@ class Encoder:
             return Row(ids, len(ids), len(ids), keep, passage.write)
         answer, start, end = self._marked(head, passage.scored + tail[0], tail[1:])
         return Row(ids + answer[:end], len(ids) + start, len(ids) + end, keep)
+
+    def _ahead(self, messages: tuple[Message, ...], passage: Passage) -> Row:
+        """The reasoning, after which the model goes on; what is kept for the closing and the answer is counted."""
+        ids = self._openings(messages) + self._text(passage.reasoning)
+        whole = self._row(messages, replace(passage, ahead=0))
+        # What it writes is read again as a step, perhaps in a few more tokens than it was written in.
+        return Row(ids, len(ids), len(ids), len(ids) + passage.ahead, passage.ahead, len(whole.ids) - len(ids) + 8)
 
     def _step(self, ids: tuple[int, ...], prefix: str, step: str) -> Row:
         apart = not prefix or (prefix.endswith("\n\n") and not step[:1].isspace())

@@ -105,7 +105,7 @@ def source_of(score: str) -> Source:
 
 def needs_reference(score: str) -> bool:
     """Whether a score, or one of a blend, is defined only against an answer the request brought."""
-    return any(name.startswith("predictive") for name in blend(score))
+    return any(name.startswith(("predictive", "lookahead")) for name in blend(score))
 
 
 def check_score(score: str, known: frozenset[str]) -> None:

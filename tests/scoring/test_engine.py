@@ -18,6 +18,7 @@ from scoring.cache import Pool
 from scoring.engine import Engine
 from scoring.errors import BadScoreRequest, ScorerUnavailable, UnsupportedModel
 from scoring.judge import Judge
+from scoring.objective import Passage
 from scoring.tokens import Elicitation
 from scoring.types import CandidateScore, Message, ScoreRequest, Tree
 from tests import tiny
@@ -306,6 +307,69 @@ def test_a_cancelled_task_is_dropped_between_two_forwards() -> None:
     assert scorer.judges["m"].forwarded == before
     scorer.pool.shrink(0)
     assert scorer.pool.bytes == 0
+
+
+def spells(scorer: Engine) -> Any:
+    """The model of this engine, made to write digits only: what a random one writes is seldom text."""
+    model = scorer.judges["m"]._model  # type: ignore[union-attr]
+    head, digits = (
+        model.get_output_embeddings(),
+        tiny.tokenizer(tiny.THINKING).convert_tokens_to_ids(list("0123456789")),
+    )
+    kept = head.weight[digits].clone()
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[digits] = kept + 1.0
+    return model
+
+
+def test_look_ahead_is_predictive_perplexity_after_what_the_model_goes_on_with() -> None:
+    scorer = engine()
+    model, words = spells(scorer), tiny.tokenizer(tiny.THINKING)
+    [score] = one(scorer, request(STEP_2, prefix=STEP_1, answers=("42",), by="lookahead"))
+    [ahead] = score.written
+    [wanted] = one(scorer, request(ahead, prefix=STEP_1 + STEP_2, answers=("42",), by="predictive"))
+    assert score.nats == pytest.approx(wanted.nats, abs=1e-5)
+    model.set_attn_implementation("eager")
+    ids = words(PROMPT + STEP_1 + STEP_2, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    written = ids
+    with torch.inference_mode():
+        for _ in range(64):
+            likeliest = model(written).logits[0, -1].argmax()
+            written = torch.cat([written, likeliest[None, None]], dim=1)
+    assert ahead == f"{words.decode(written[0, ids.shape[1] :]).strip()}\n\n"
+
+
+def test_a_step_that_reads_back_too_long_is_left_out() -> None:
+    """A random model writes bytes that another cut into tokens needs more of; the model's context must still hold."""
+    scorer = engine()
+    plain, ahead = (
+        one(scorer, request(STEP_1, answers=("42",), by=by))[0] for by in ("predictive", "lookahead-rollout")
+    )
+    assert ahead.written == ("",)
+    assert ahead.nats == pytest.approx(plain.nats, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("written", "to_end", "step", "ends"),
+    [
+        ("### Step 2. 3 + 4 = 7\n\n### Step 3", False, "### Step 2. 3 + 4 = 7\n\n", True),
+        ("### Step 2. 3 + 4 = 7\n\n## Step 3", False, "### Step 2. 3 + 4 = 7\n\n", True),
+        ("### Step 2. 3 + 4 = 7\n\nso", False, "### Step 2. 3 + 4 = 7\n\nso\n\n", False),
+        ("### Step 2. 7\n\n### Step 3. 8", True, "### Step 2. 7\n\n### Step 3. 8\n\n", False),
+        ("### Step 2. 7\n</think>\n\nThe", False, "### Step 2. 7\n\n", True),
+        ("</think>\n\nThe", False, "", True),
+        ("\n### Step 2.", False, "### Step 2.\n\n", False),
+    ],
+)  # fmt: skip
+def test_a_further_step_ends_at_a_heading_or_with_the_thinking(
+    written: str, to_end: bool, step: str, ends: bool
+) -> None:
+    encoder = judge("llama").encoder
+    passage = Passage(0, STEP_1, "42", closing=True, ahead=64, to_end=to_end)
+    ids = tiny.tokenizer(tiny.THINKING)(written, add_special_tokens=False)["input_ids"]
+    assert encoder.further_step(passage, ids) == step
+    assert encoder.ends_ahead(passage, ids) is ends
 
 
 def test_confidence_is_the_likelihood_of_the_models_own_answer() -> None:
