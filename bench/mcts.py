@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from proxy.decoder.ports import Scorer, Teacher
 from proxy.decoder.selection import derive
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Continuation, Problem, Settings, TeacherRequest
+from proxy.decoder.types import Continuation, Problem, TeacherRequest
 
 EXPLORATION = math.sqrt(2) / 2
 """c of UCT (Kocsis & Szepesvári 2006), for rewards in [0, 1]."""

@@ -18,14 +18,14 @@ from starlette.exceptions import HTTPException
 
 from proxy.api.job import ApiOptions
 from proxy.api.live import LiveSearches
-from proxy.api.options import FITTED, check_score, needs_reference
+from proxy.api.options import check_score, needs_reference
 from proxy.api.relay import RELAYED, Upstream
 from proxy.api.routes import on_error, routes
 from proxy.background import Background
 from proxy.config import Config, EnsembleConfig, TeacherConfig
 from proxy.decoder.ports import Teacher
+from proxy.decoder.settings import FITTED, Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Sampling, Settings
 from proxy.errors import ConfigError
 from proxy.probe import Probes, Target
 from proxy.processes import Child
@@ -253,11 +253,11 @@ def build_app(config: Config) -> Starlette:
 
 def _check_scores(config: Config, known: frozenset[str]) -> None:
     """That every score the configuration names can be had."""
-    named = {f"ensembles.{name}.score": entry.score for name, entry in config.ensembles.items()}
+    named = {f"ensembles.{name}.score": entry.settings.score for name, entry in config.ensembles.items()}
     free = config.scorer.reference_free
     for path, score in {**named, "scorer.reference_free": free}.items():
         try:
-            check_score(score or "auto", known)
+            check_score(score, known)
         except ValueError as exc:
             raise ConfigError(path, str(exc)) from exc
     if needs_reference(free) or free == "auto":
@@ -265,7 +265,5 @@ def _check_scores(config: Config, known: frozenset[str]) -> None:
 
 
 def _ensemble(name: str, entry: EnsembleConfig, teachers: dict[str, Teacher]) -> Ensemble:
-    settings = entry.apply(Settings(sampling=Sampling(entry.temperature, entry.top_p)))
-    fitted = {setting for settings in FITTED.values() for setting in settings}
-    unset = frozenset(fitted - entry.model_fields_set)
-    return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), settings, unset)
+    unset = FITTED - entry.model_fields_set
+    return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), entry.settings, unset)

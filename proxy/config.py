@@ -6,6 +6,7 @@ read from the environment. Builds nothing: `proxy.app` does.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -15,12 +16,16 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from proxy.api.options import SearchOptions
+from proxy.api.old_names import explain
+from proxy.api.options import SearchOptions, with_all_settings
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import PROVIDERS
 from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.markup import MarkupName
+
+log = logging.getLogger(__name__)
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
 
@@ -131,12 +136,16 @@ class ScorerConfig(_Section):
         return self.judges or tuple(name for name in self.models if name not in self.reward_models)
 
 
+@with_all_settings
 class EnsembleConfig(SearchOptions):
     """A virtual model: the teachers it asks and how it searches."""
 
     teachers: Annotated[list[Name], Field(min_length=1)]
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def settings(self) -> Settings:
+        """The ensemble's settings; what is not given is the default."""
+        return self.apply(Settings())
 
 
 class SegmentationConfig(_Section):
@@ -192,7 +201,7 @@ class Config(_Section):
             if name in self.ensembles:
                 raise ValueError(f"ensembles.{name}: the name is also a teacher's in model_list")
         for name, ensemble in self.ensembles.items():
-            for teacher in (*ensemble.teachers, *filter(None, [ensemble.answerer])):
+            for teacher in (*ensemble.teachers, *filter(None, [ensemble.settings.answerer])):
                 if teacher not in teachers:
                     among = ", ".join(teachers)
                     raise ValueError(f"ensembles.{name}: {teacher!r} is no teacher of model_list ({among})")
@@ -223,7 +232,11 @@ def parse(raw: Any, folder: Path) -> Config:
     except ValidationError as exc:
         first = exc.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(path, first["msg"].removeprefix("Value error, ")) from exc
+        message = explain(str(first["loc"][-1])) if first["type"] == "extra_forbidden" else None
+        raise ConfigError(path, message or first["msg"].removeprefix("Value error, ")) from exc
+    for name, ensemble in config.ensembles.items():
+        for warning in ensemble.warnings:
+            log.warning("ensembles.%s: %s", name, warning)
     return _anchored(config, folder)
 
 

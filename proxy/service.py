@@ -16,8 +16,9 @@ from proxy.decoder.bandit import Bandit
 from proxy.decoder.journal import Journal, Listener, Stamped
 from proxy.decoder.ports import Scorer, Teacher
 from proxy.decoder.search import search
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Problem, Result, Settings
+from proxy.decoder.types import Problem, Result
 
 log = logging.getLogger(__name__)
 

@@ -60,6 +60,8 @@ def test_relative_folders_start_at_the_configuration_file(tmp_path: Path) -> Non
         ("ensembles.cord.teachers", [], "ensembles.cord.teachers"),
         ("ensembles.cord.beam_width", 0, "ensembles.cord.beam_width"),
         ("ensembles.cord.strategy", "astrology", "ensembles.cord.strategy"),
+        ("ensembles.cord.temperature", 3, "ensembles.cord.temperature"),
+        ("ensembles.cord.plateau", 2, "ensembles.cord.plateau: 'plateau' was removed"),
         ("ensembles.a", {"teachers": ["a"]}, "ensembles.a"),
         ("general_settings.port", "many", "general_settings.port"),
         ("unknown", 1, "unknown"),
@@ -124,3 +126,18 @@ def test_a_gguf_file_that_cannot_be_used_is_told_of_in_one_sentence(
     with pytest.raises(ConfigError, match=wanted[case]) as raised:
         config.parse(changed(path, value), tmp_path)
     assert raised.value.path == where and "\n" not in str(raised.value)
+
+
+def test_an_old_name_of_a_setting_works_and_warns_at_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = config.parse(changed("ensembles.cord.read_ahead", True), tmp_path)
+    assert loaded.ensembles["cord"].settings.prefill_partial_steps
+    [line] = caplog.messages
+    assert "ensembles.cord" in line and "prefill_partial_steps" in line
+
+
+def test_every_setting_can_be_configured(tmp_path: Path) -> None:
+    raw = changed("ensembles.cord.temperature", 0.3)
+    raw["ensembles"]["cord"] |= {"top_p": 0.5, "max_steps": 3, "speculate": "off", "plateau": None}
+    settings = config.parse(raw, tmp_path).ensembles["cord"].settings
+    assert (settings.sampling.temperature, settings.sampling.top_p, settings.budget.steps) == (0.3, 0.5, 3)
+    assert (settings.beam_width, settings.speculate) == (2, "off")

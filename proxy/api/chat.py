@@ -20,8 +20,9 @@ from proxy.decoder import tool_calls
 from proxy.decoder.events import AnswerDelta, Committed, Scored
 from proxy.decoder.journal import Stamped
 from proxy.decoder.search import STRATEGIES
+from proxy.decoder.settings import Settings
 from proxy.decoder.summary import Summary, Usage
-from proxy.decoder.types import Candidate, Result, Score, Settings
+from proxy.decoder.types import Candidate, Result, Score
 from proxy.errors import RequestError
 from proxy.service import Ensemble, Job
 from runtime.stopping import StopScanner

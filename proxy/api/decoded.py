@@ -6,6 +6,7 @@ path's `Dialect`.
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -30,6 +31,8 @@ from proxy.decoder.types import Result
 from proxy.errors import RequestError, SearchError
 from proxy.service import Job, Service
 from runtime.disconnects import while_connected
+
+log = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -68,13 +71,16 @@ class Decoded:
         job = make_job(chat, self.service.ensembles, self.options, id, received)
         wish = chat.cord.inline_reasoning if chat.cord else None
         inline = self.options.inline_reasoning if wish is None else wish
+        warnings = chat.cord.warnings if chat.cord else ()
+        for warning in warnings:
+            log.warning("request %s: cord: %s", id, warning)
         with self.admission.place():
             await (self._stream if chat.stream else self._whole)(job, asked, id, request, send, inline)
 
     async def _whole(self, job: Job, asked: Asked, id: str, request: Request, send: Send, inline: bool) -> None:
         result, journal = await while_connected(request.receive, lambda: self._decode(job))
         summary = summarise(stamped.event for stamped in journal)
-        headers = {**_headers(job, id), **_result_headers(result, summary)}
+        headers = {**_headers(job, asked, id), **_result_headers(result, summary)}
         reply = JsonReply(self.dialect.whole(job, asked, result, summary, id, inline), headers=headers)
         await reply(request.scope, request.receive, send)
 
@@ -90,7 +96,7 @@ class Decoded:
         def explain(exc: Exception) -> bytes:
             return streams[0].failure(report(exc, id))
 
-        headers, tail = _headers(job, id), self.dialect.tail
+        headers, tail = _headers(job, asked, id), self.dialect.tail
         await stream_events(request.receive, send, produce, headers, self.options.keepalive_s, explain, tail)
 
     async def _decode(self, job: Job, *listeners: Listener) -> tuple[Result, Sequence[Stamped]]:
@@ -109,8 +115,11 @@ class Decoded:
             raise RequestError(str(exc), param="messages", code="context_length_exceeded") from exc
 
 
-def _headers(job: Job, id: str) -> dict[str, str]:
+def _headers(job: Job, asked: Asked, id: str) -> dict[str, str]:
+    warnings = asked.chat.cord.warnings if asked.chat.cord else ()
+    told = {"x-cord-warning": "; ".join(warnings)} if warnings else {}
     return {
+        **told,
         "x-request-id": id,
         "x-cord-search-id": job.problem.id,
         "x-cord-model": _header_text(job.ensemble.name),

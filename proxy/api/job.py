@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from proxy.api.options import FITTED, resolve_score, source_of
+from proxy.api.options import resolve_score, source_of
 from proxy.api.schema import RECORDED, ChatRequest, CordOptions
 from proxy.decoder.search import STRATEGIES
-from proxy.decoder.types import Message, Problem, Sampling, Settings
+from proxy.decoder.settings import Sampling, Settings, fitting
+from proxy.decoder.types import Message, Problem
 from proxy.errors import RequestError, UnknownModel
 from proxy.service import Ensemble, Job
 
@@ -114,20 +115,21 @@ def _format(request: ChatRequest, ensemble: Ensemble) -> dict[str, Any] | None:
 def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, options: ApiOptions) -> Settings:
     settings = cord.apply(ensemble.settings)
     names = [teacher.name for teacher in ensemble.panel]
-    if cord.answerer is not None and cord.answerer not in names:
-        message = f"{cord.answerer[:256]!r} is not a teacher of {ensemble.name!r}; these are {', '.join(names)}"
+    if "answerer" in cord.given and settings.answerer not in (None, *names):
+        message = f"{settings.answerer!r} is not a teacher of {ensemble.name!r}; these are {', '.join(names)}"
         raise RequestError(message, param="cord.answerer", code="invalid_value")
-    if cord.score is not None or STRATEGIES[settings.strategy].rank == "score":
+    asked = cord.given.get("score")
+    if asked is not None or STRATEGIES[settings.strategy].rank == "score":
         score = resolve_score(
-            cord.score,
+            asked,
             ensemble.settings.score,
             referenced=bool(cord.reference),
             known=options.scores,
             reference_free=options.reference_free,
         )
         unset = ensemble.unset - cord.model_fields_set
-        fitting: dict[str, Any] = {name: value for name, value in FITTED[source_of(score)].items() if name in unset}
-        settings = replace(settings, score=score, **fitting)
+        fits = {name: value for name, value in fitting(source_of(score)).items() if name in unset}
+        settings = replace(settings, score=score, **fits)
     total = request.max_completion_tokens or request.max_tokens or settings.budget.total_tokens
     return replace(
         settings,

@@ -1,99 +1,105 @@
-"""The search settings a user may set, with their bounds, wherever they are set: in a request or in config.yaml.
+"""The search settings as a user may give them, in a request or in config.yaml, and the choice of a score.
 
-Holds names, bounds and the choice of a score; knows no HTTP and does not search.
+The fields follow from `decoder.settings.SETTINGS`. Knows no HTTP and does not search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-from proxy.decoder.search import STRATEGIES
-from proxy.decoder.selection import blend
-from proxy.decoder.types import Settings, Source
-from proxy.errors import RequestError
-
-_SEARCH_FIELDS = (
-    "strategy", "score", "beam_width", "samples", "diversity", "length_penalty", "commit_lag", "quorum", "patience_s",
-    "prefill_partial_steps", "answerer", "max_children_per_parent", "similarity_threshold", "plateau", "agreement",
-    "adaptive", "exploration",
-)  # fmt: skip
-_BUDGET_FIELDS = {
-    "max_steps": "steps",
-    "step_tokens": "step_tokens",
-    "reasoning_tokens": "reasoning_tokens",
-    "answer_tokens": "answer_tokens",
-    "deadline_s": "deadline_s",
-}
-_NULL_MEANS_SOMETHING = frozenset(
-    {"commit_lag", "answerer", "max_children_per_parent", "similarity_threshold", "plateau", "agreement"}
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    create_model,
+    model_validator,
 )
 
-Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+from proxy.api.old_names import modernise
+from proxy.decoder.selection import blend
+from proxy.decoder.settings import SETTINGS, Registered, Settings
+from proxy.decoder.types import Source
+from proxy.errors import RequestError
 
 
 class SearchOptions(BaseModel):
-    """How to search, every key optional; `decoder.types.Settings` says what each does.
+    """Search settings, every one optional. The fields are added by `with_settings`.
 
-    A key left out keeps what the ensemble is configured with. So does null, but for `commit_lag` (null: wait for
-    convergence), `answerer` (null: the teacher that closed the thinking), and what bounds or ends a search unless it
-    is null: `max_children_per_parent`, `similarity_threshold`, `plateau`, `agreement`.
+    A key that is left out keeps what the ensemble is configured with. So does null, unless the setting's
+    declaration says what null means.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    strategy: Name | None = None
-    score: Name | None = None
-    beam_width: Annotated[int, Field(ge=1, le=64)] | None = None
-    samples: Annotated[int, Field(ge=1, le=16)] | None = None
-    diversity: Annotated[float, Field(ge=0, le=1000)] | None = None
-    length_penalty: Annotated[float, Field(ge=0, le=4)] | None = None
-    commit_lag: Annotated[int, Field(ge=0, le=1024)] | None = None
-    quorum: Annotated[float, Field(ge=0, le=1)] | None = None
-    patience_s: Annotated[float, Field(ge=0, le=3600)] | None = None
-    prefill_partial_steps: bool | None = None
-    answerer: Name | None = None
-    max_children_per_parent: Annotated[int, Field(ge=1, le=64)] | None = None
-    similarity_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    plateau: Annotated[int, Field(ge=1, le=1024)] | None = None
-    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
-    adaptive: bool | None = None
-    exploration: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_steps: Annotated[int, Field(ge=1, le=1024)] | None = None
-    step_tokens: Tokens | None = None
-    reasoning_tokens: Tokens | None = None
-    answer_tokens: Tokens | None = None
-    deadline_s: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
 
-    @field_validator("strategy")
+    @model_validator(mode="wrap")
     @classmethod
-    def _is_known(cls, value: str | None) -> str | None:
-        if value is not None and value not in STRATEGIES:
-            raise ValueError(f"unknown strategy; known are {', '.join(sorted(STRATEGIES))}")
-        return value
+    def _accept_old_names(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, Mapping):
+            return handler(value)
+        modern, warnings = modernise(value)
+        made = handler(modern)
+        made._warnings = warnings
+        return made
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the names that were used."""
+        return self._warnings
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are set here, by name; null only where it is a value of its own."""
+        return {
+            name: value
+            for name in SETTINGS
+            if name in self.model_fields_set and ((value := getattr(self, name)) is not None or SETTINGS[name].nullable)
+        }
 
     def apply(self, settings: Settings) -> Settings:
-        """The settings with the keys that were given put in their place."""
-        given = {
-            name: getattr(self, name)
-            for name in self.model_fields_set
-            if getattr(self, name) is not None or name in _NULL_MEANS_SOMETHING
-        }
-        search = {name: given[name] for name in _SEARCH_FIELDS if name in given}
-        budget = {field: given[name] for name, field in _BUDGET_FIELDS.items() if name in given}
-        return replace(settings, **search, budget=replace(settings.budget, **budget))
+        """The settings with the given ones put in their place."""
+        sections: dict[str | None, dict[str, Any]] = {}
+        for name, value in self.given.items():
+            one = SETTINGS[name]
+            sections.setdefault(one.section, {})[one.field] = value
+        search = sections.pop(None, {})
+        for section, values in sections.items():
+            search[str(section)] = replace(getattr(settings, str(section)), **values)
+        return replace(settings, **search)
 
 
-FITTED: Mapping[Source, Mapping[str, int]] = {
-    Source.REFERENCE: {"beam_width": 4, "max_children_per_parent": 1},
-    Source.CONSENSUS: {"beam_width": 1},
-    Source.NONE: {"beam_width": 1},
-}
-"""The settings that fit a score, by what it knows, where nobody has set them; measured in docs/quality.md."""
+Options = TypeVar("Options", bound=SearchOptions)
+
+
+def with_settings(kind: type[Options]) -> type[Options]:
+    """The model with one optional field for each setting of `cord`; a class decorator."""
+    return _with(kind, {name: one for name, one in SETTINGS.items() if not one.about.top_level})
+
+
+def with_all_settings(kind: type[Options]) -> type[Options]:
+    """The model with one optional field for each setting, sampling included; a class decorator."""
+    return _with(kind, SETTINGS)
+
+
+def _with(kind: type[Options], settings: Mapping[str, Registered]) -> type[Options]:
+    fields: dict[str, Any] = {name: (field_type(one), None) for name, one in settings.items()}
+    made = create_model(kind.__name__, __base__=kind, __module__=kind.__module__, __doc__=kind.__doc__, **fields)
+    return made
+
+
+def field_type(one: Registered) -> Any:
+    """A setting's type for pydantic: with its bounds, and null allowed."""
+    about = one.about
+    if one.type is str:
+        bounds = Field(min_length=1, max_length=int(about.le or 256), description=about.doc)
+    else:
+        bounds = Field(ge=about.ge, gt=about.gt, le=about.le, description=about.doc)
+    return Annotated[one.type, bounds] | None
 
 
 def source_of(score: str) -> Source:

@@ -22,7 +22,8 @@ from pydantic import (
 from pydantic_core import from_json
 
 from proxy.api.fields import Neutral, drop_neutral
-from proxy.api.options import SearchOptions
+from proxy.api.old_names import explain
+from proxy.api.options import SearchOptions, with_settings
 from proxy.decoder.tool_calls import ToolCall, response
 from proxy.decoder.types import Message
 from proxy.errors import RequestError
@@ -180,6 +181,7 @@ Stop = Annotated[list[Text], BeforeValidator(_list), Field(max_length=4)]
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)]
 
 
+@with_settings
 class CordOptions(SearchOptions):
     """The `cord` object: search settings, the reference answers, and where the reasoning goes."""
 
@@ -252,7 +254,9 @@ def _first_fault(exc: ValidationError) -> RequestError:
     param = path[:256]  # keys are the client's, and may be of any length
     match fault["type"]:
         case "extra_forbidden":
-            return RequestError(f"unknown field {param!r}", param=param, code="unknown_parameter")
+            told = explain(str(fault["loc"][-1]))
+            message = f"unknown field {param!r}" if told is None else f"{param}: {told}"
+            return RequestError(message, param=param, code="unknown_parameter")
         case "missing":
             return RequestError(f"{param!r} is missing", param=param, code="missing_required_parameter")
         case "model_type":

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from proxy.decoder.types import Candidate, Problem, Result, Score, Settings
+from proxy.decoder.settings import Settings
+from proxy.decoder.types import Candidate, Problem, Result, Score
 from proxy.errors import FailureKind
 
 PruneReason = Literal["rank", "duplicate", "empty", "outranked", "lag"]

@@ -37,18 +37,9 @@ from proxy.decoder.events import (
 )
 from proxy.decoder.ports import Emit, Scorer, Teacher
 from proxy.decoder.selection import Rank, Spread
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import (
-    Candidate,
-    FinishReason,
-    Problem,
-    Result,
-    Settings,
-    Source,
-    StopCause,
-    TeacherRequest,
-    Trajectory,
-)
+from proxy.decoder.types import Candidate, FinishReason, Problem, Result, Source, StopCause, TeacherRequest, Trajectory
 from proxy.errors import ScorerError, SearchError, TeacherError
 
 _CONSENSUS = Source.CONSENSUS.value

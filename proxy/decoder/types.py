@@ -7,7 +7,7 @@ the best of these are the *beam*. Nothing here acts, awaits or knows a wire form
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -34,77 +34,6 @@ class Message:
     role: str
     content: str
     name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a teacher samples. `seed` is the request's; every call derives its own from it."""
-
-    temperature: float = 0.8
-    top_p: float = 1.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one search may spend.
-
-    `total_tokens`, where set, bounds reasoning and answer together (OpenAI's `max_completion_tokens`).
-    `deadline_s` bounds the reasoning in seconds; when it passes, the best trajectory so far is answered.
-    """
-
-    steps: int = 32
-    step_tokens: int = 512
-    reasoning_tokens: int = 16384
-    answer_tokens: int = 4096
-    total_tokens: int | None = None
-    deadline_s: float = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to search; see docs/search.md for what each does to quality and cost.
-
-    Attributes:
-        strategy: a key of `decoder.search.STRATEGIES`.
-        score: what ranks the candidates, a name the scorer knows or a blend of them, as `decoder.selection.blend`
-            reads it; "auto" lets the answer source choose.
-        beam_width: B, how many trajectories survive a step.
-        samples: proposals per teacher and prefix.
-        diversity: nats taken off a candidate for each better sibling under its parent (arXiv 1611.08562).
-        max_children_per_parent: children of one parent that survive while other parents have any; None sets no limit.
-        similarity_threshold: the worse of two siblings that share so many of their words is dropped; None keeps both.
-        length_penalty: α of Σ log p / length^α for scores that add up over steps (arXiv 1609.08144).
-        commit_lag: a step is sent at the latest when it lies this many steps back; None waits for convergence.
-        quorum: share of a step's proposals that must have been scored before stragglers may be left behind.
-        patience_s: seconds granted to stragglers after the quorum.
-        prefill_partial_steps: whether the scorer reads steps while they are being written.
-        answerer: the teacher that writes the final answer; None is the one that closed the thinking.
-        plateau: the reasoning ends when the best score has not risen for this many steps; None goes on.
-        agreement: the reasoning ends when this share of the drafted answers is the same, for scores that draft.
-        adaptive: whether teachers that do not win are asked less often; see `decoder.bandit`.
-        exploration: how often, in [0, 1], they are asked all the same.
-    """
-
-    strategy: str = "beam"
-    score: str = "auto"
-    beam_width: int = 4
-    samples: int = 1
-    diversity: float = 0.0
-    max_children_per_parent: int | None = None
-    similarity_threshold: float | None = None
-    length_penalty: float = 1.0
-    commit_lag: int | None = 8
-    quorum: float = 0.75
-    patience_s: float = 20.0
-    prefill_partial_steps: bool = False
-    answerer: str | None = None
-    plateau: int | None = None
-    agreement: float | None = None
-    adaptive: bool = False
-    exploration: float = 0.1
-    budget: Budget = field(default_factory=Budget)
-    sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(frozen=True, slots=True)

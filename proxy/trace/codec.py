@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from proxy.decoder.settings import Settings
 from proxy.decoder.summary import Cost
-from proxy.decoder.types import Score, Settings
+from proxy.decoder.types import Score
 from proxy.errors import CordError
 from proxy.trace.fold import SCHEMA
 from proxy.trace.record import TraceRecord

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.decoder.events import TeacherSkipped
+from proxy.decoder.settings import Settings
 from proxy.decoder.summary import Cost, Usage
-from proxy.decoder.types import Score, Settings
+from proxy.decoder.types import Score
 
 Message = dict[str, Any]
 """One message as OpenAI writes it: `role`, `content`, and `name`, `tool_calls` or `tool_call_id` where it has them."""

@@ -20,8 +20,9 @@ from proxy.api.traces import TraceStore
 from proxy.decoder.events import Event
 from proxy.decoder.journal import Stamped
 from proxy.decoder.ports import OnText
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Continuation, Problem, Score, ScorePart, Settings, Source, TeacherRequest
+from proxy.decoder.types import Continuation, Problem, Score, ScorePart, Source, TeacherRequest
 from proxy.errors import ScorerError, TeacherError
 from proxy.service import Ensemble, Job, Recorder, Service
 from proxy.sse import Decoder

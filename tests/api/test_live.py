@@ -16,7 +16,8 @@ from proxy.api.live import LiveSearches
 from proxy.decoder import events as all_events
 from proxy.decoder.events import Cancelled, Started
 from proxy.decoder.journal import Stamped
-from proxy.decoder.types import Problem, Settings, TeacherRequest
+from proxy.decoder.settings import Settings
+from proxy.decoder.types import Problem, TeacherRequest
 from proxy.service import Ensemble, Job
 from proxy.sse import Decoder, ServerEvent
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import sys
 from subprocess import run
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from proxy.api.options import SearchOptions, resolve_score
-from proxy.decoder.types import Budget, Sampling, Settings
+from proxy.api.options import resolve_score
+from proxy.api.schema import CordOptions
+from proxy.decoder.search import STRATEGIES
+from proxy.decoder.settings import SETTINGS, Budget, Sampling, Settings, StrategyName
 from proxy.errors import RequestError
 
 KNOWN = frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"})
@@ -26,14 +29,13 @@ CONFIGURED = Settings(
     patience_s=1.0,
     answerer="anna",
     max_children_per_parent=1,
-    plateau=3,
     budget=Budget(total_tokens=9),
     sampling=Sampling(0.1),
 )
 
 
 def test_every_key_reaches_its_setting() -> None:
-    options = SearchOptions.model_validate(
+    options = CordOptions.model_validate(
         {
             "strategy": "beam",
             "score": "contrastive",
@@ -48,8 +50,8 @@ def test_every_key_reaches_its_setting() -> None:
             "answerer": "ben",
             "max_children_per_parent": 2,
             "similarity_threshold": 0.9,
-            "plateau": None,
-            "agreement": 1,
+            "speculate": "off",
+            "max_calls": 12,
             "adaptive": True,
             "exploration": 0,
             "max_steps": 6,
@@ -73,8 +75,8 @@ def test_every_key_reaches_its_setting() -> None:
         patience_s=0.5,
         prefill_partial_steps=True,
         answerer="ben",
-        plateau=None,
-        agreement=1.0,
+        speculate="off",
+        max_calls=12,
         adaptive=True,
         exploration=0.0,
         budget=Budget(6, 7, 8, 10, 9, 11.0),
@@ -83,12 +85,13 @@ def test_every_key_reaches_its_setting() -> None:
 
 
 def test_what_is_left_out_or_null_keeps_what_is_configured() -> None:
-    assert SearchOptions().apply(CONFIGURED) == CONFIGURED
-    assert SearchOptions(strategy=None, beam_width=None, max_steps=None).apply(CONFIGURED) == CONFIGURED
+    assert CordOptions().apply(CONFIGURED) == CONFIGURED
+    nothing = {"strategy": None, "beam_width": None, "max_steps": None}
+    assert CordOptions.model_validate(nothing).apply(CONFIGURED) == CONFIGURED
 
 
 def test_null_is_a_value_of_its_own_for_the_lag_and_the_answerer() -> None:
-    settings = SearchOptions(commit_lag=None, answerer=None).apply(CONFIGURED)
+    settings = CordOptions.model_validate({"commit_lag": None, "answerer": None}).apply(CONFIGURED)
     assert (settings.commit_lag, settings.answerer) == (None, None)
 
 
@@ -99,12 +102,13 @@ def test_null_is_a_value_of_its_own_for_the_lag_and_the_answerer() -> None:
         ("beam_width", 2.5), ("samples", 0), ("diversity", -0.1), ("diversity", math.nan), ("diversity", math.inf),
         ("quorum", 1.1), ("length_penalty", 5), ("commit_lag", -1), ("patience_s", -1), ("max_steps", 0),
         ("step_tokens", "12"),
-        ("answer_tokens", 0), ("reasoning_tokens", 2**64), ("deadline_s", 0.05), ("beam", 4),
+        ("answer_tokens", 0), ("speculate", "always"), ("max_calls", 0), ("temperature", 1),
+        ("plateau", 2), ("agreement", 0.9), ("reasoning_tokens", 2**64), ("deadline_s", 0.05), ("beam", 4),
     ],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_by_its_key(key: str, value: object) -> None:
     with pytest.raises(ValidationError) as refused:
-        SearchOptions.model_validate({key: value})
+        CordOptions.model_validate({key: value})
     assert [error["loc"] for error in refused.value.errors()] == [(key,)]
 
 
@@ -176,3 +180,38 @@ def test_a_blend_that_is_none_is_refused(score: str, said: str) -> None:
 def test_a_blend_with_a_reference_needs_one() -> None:
     with pytest.raises(RequestError, match="reference"):
         resolve_score("step + predictive", "auto", referenced=False, known=KNOWN, reference_free="step")
+
+
+def test_every_setting_is_declared_once_and_has_a_doc_line() -> None:
+    assert all(one.about.doc for one in SETTINGS.values())
+    assert set(get_args(StrategyName)) == STRATEGIES.keys()
+    assert CordOptions.model_fields.keys() - {"reference", "inline_reasoning"} == {
+        name for name, one in SETTINGS.items() if not one.about.top_level
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "new"),
+    [
+        ("siblings", 2, "max_children_per_parent"),
+        ("siblings", None, "max_children_per_parent"),
+        ("alike", 0.5, "similarity_threshold"),
+        ("read_ahead", True, "prefill_partial_steps"),
+    ],
+)
+def test_an_old_name_still_works_and_warns(old: str, value: object, new: str) -> None:
+    options = CordOptions.model_validate({old: value})
+    assert options.given == {new: value}
+    [warning] = options.warnings
+    assert old in warning and new in warning
+
+
+def test_an_old_name_has_the_bounds_of_the_new_one() -> None:
+    with pytest.raises(ValidationError) as refused:
+        CordOptions.model_validate({"siblings": 0})
+    assert [error["loc"] for error in refused.value.errors()] == [("max_children_per_parent",)]
+
+
+def test_a_removed_option_without_a_value_is_ignored() -> None:
+    options = CordOptions.model_validate({"plateau": None, "agreement": None})
+    assert (options.given, options.warnings) == ({}, ())

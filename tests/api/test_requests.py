@@ -14,8 +14,9 @@ from proxy.api import fields
 from proxy.api.job import make_job
 from proxy.api.schema import ChatRequest, parse
 from proxy.decoder.search import STRATEGIES
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Message, Settings
+from proxy.decoder.types import Message
 from proxy.service import Ensemble, Job
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask
 
@@ -186,6 +187,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cord": {"beam_width": 0}}, "cord.beam_width"),
     ({"cord": {"strategy": "mcts"}}, "cord.strategy"),
     ({"cord": {"answerer": "carl"}}, "cord.answerer"),
+    ({"cord": {"plateau": 2}}, "cord.plateau"),
+    ({"cord": {"agreement": 0.9}}, "cord.agreement"),
+    ({"cord": {"siblings": 2, "max_children_per_parent": 2}}, "cord.siblings"),
     ({"cord": {"score": "nonsense"}}, "cord.score"),
     ({"cord": {"score": "predictive"}}, "cord.score"),
     ({"cord": {"score": "predictive", "strategy": "longest"}}, "cord.score"),
@@ -339,3 +343,28 @@ def test_what_nobody_sets_is_what_fits_the_score(
     body = json.dumps(ask(cord=cord)).encode()
     job = make_job(parse(body, ChatRequest, fields.CHAT), {"cord": ensemble}, OPTIONS, "req-1", 12.5)
     assert (job.settings.beam_width, job.settings.max_children_per_parent) == (width, children)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_old_name_is_told_in_a_header_and_the_log(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    panel = Panel()
+    async with panel.client() as client:
+        reply = await client.post(CHAT, json=ask(cord={"siblings": 3}, stream=stream))
+        plain = await client.post(CHAT, json=ask(cord={"max_children_per_parent": 3}))
+    assert reply.status_code == 200 and panel.kept[0][0].settings.max_children_per_parent == 3
+    assert "max_children_per_parent" in reply.headers["x-cord-warning"]
+    assert "x-cord-warning" not in plain.headers
+    [line] = caplog.messages
+    assert "siblings" in line and reply.headers["x-request-id"] in line
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["plateau", "agreement"])
+async def test_a_removed_option_says_why_it_was_removed(name: str) -> None:
+    async with Panel().client() as client:
+        refused = await client.post(CHAT, json=ask(cord={name: 1}))
+        ignored = await client.post(CHAT, json=ask(cord={name: None}))
+    assert "was removed" in refused.json()["error"]["message"]
+    assert "docs/quality.md" in refused.json()["error"]["message"]
+    assert ignored.status_code == 200

@@ -27,8 +27,9 @@ from proxy.decoder.events import (
 )
 from proxy.decoder.ports import OnText
 from proxy.decoder.search import STRATEGIES, search
+from proxy.decoder.settings import Budget, Sampling, Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Budget, Continuation, Message, Problem, Result, Sampling, Settings, TeacherRequest
+from proxy.decoder.types import Continuation, Message, Problem, Result, TeacherRequest
 from proxy.errors import ScorerError, SearchError, TeacherError
 from tests.decoder.scripted import Script, ScriptedScorer, ScriptedTeacher, counts_to, says
 

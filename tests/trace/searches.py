@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import anyio
 
 from proxy.decoder.journal import Stamped
+from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Continuation, Message, Problem, Settings, TeacherRequest
+from proxy.decoder.types import Continuation, Message, Problem, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.service import Ensemble, Job, Service
 from tests.decoder.scripted import ScriptedScorer, ScriptedTeacher, counts_to, says
