@@ -22,3 +22,7 @@ class UnsupportedModel(ScoringError):
 
 class ScorerUnavailable(ScoringError):
     """The service does not answer, or failed on its own account."""
+
+
+class BadScoreReply(ScorerUnavailable):
+    """The service answers what no scorer can have found: not asked again, as it would say the same."""
