@@ -27,8 +27,8 @@ from proxy.errors import TeacherError
 from proxy.scorer import RemoteScorer
 from proxy.teachers.compatible import ended_by
 from proxy.teachers.template import ChatTemplate
+from runtime.prefix_cache import MemoryPool
 from scoring.batcher import Batcher
-from scoring.cache import Pool
 from scoring.engine import Engine as ScoringEngine
 from scoring.engine import Task
 from scoring.types import ScoreReply, ScoreRequest
@@ -173,7 +173,7 @@ class Panel:
     group: TaskGroup
     teachers: tuple[LocalTeacher, ...]
     judges: dict[Hashable, Batcher] = field(default_factory=dict)
-    pool: Pool = field(default_factory=lambda: Pool(_CACHE_MB << 20))
+    pool: MemoryPool = field(default_factory=lambda: MemoryPool(_CACHE_MB << 20))
 
     def batcher(self, way: Hashable) -> Batcher:
         """The judges for one way to score."""

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from scoring.cache import Pool
+from runtime.prefix_cache import MemoryPool
 from scoring.engine import Engine, Task
 from scoring.judge import Judge, Reading
 from scoring.tokens import Elicitation, Row
@@ -87,7 +87,7 @@ class Bench:
         return tuple(self.rng.randrange(self.vocabulary) for _ in range(count))
 
     def judge(self, budget: int = 8 << 30) -> Judge:
-        return Judge("m", self.model, self.tokenizer, pool=Pool(budget), elicitation=Elicitation())
+        return Judge("m", self.model, self.tokenizer, pool=MemoryPool(budget), elicitation=Elicitation())
 
     def engine(self, judge: Judge, tokens: int = 1 << 14) -> Engine:
         return Engine({"m": judge}, judge._pool, batch_tokens=tokens)

@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
+from runtime.prefix_cache import Memory, Node
 from runtime.shapes import rounded
-from scoring.cache import Memory, Node
 
 NAME = "cord_tree"
 """What to set a model's attention implementation to. It then needs `plan=` in each forward."""
@@ -102,7 +102,7 @@ class Plan:
         if node.memory is None:
             first = self.size
             self._new(node, marked)
-            self.tops.append((slice(first, self.size), node.depth - len(node.tokens)))
+            self.tops.append((slice(first, self.size), node.start))
             return
         chain = [node.memory]
         # Runs that nothing branches off from are one trunk.
@@ -129,7 +129,7 @@ class Plan:
         """Token ids and positions (each token's depth in its path), padded to a size often seen: (1, N or more)."""
         padding = [0] * (rounded(self.size) - self.size)
         ids = [token for node in self.nodes for token in node.tokens] + padding
-        positions = [p for node in self.nodes for p in range(node.depth - len(node.tokens), node.depth)] + padding
+        positions = [p for node in self.nodes for p in range(node.start, node.depth)] + padding
         return torch.tensor([ids], device=device), torch.tensor([positions], device=device)
 
     def memories(self, hidden: Tensor) -> list[Memory]:

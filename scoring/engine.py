@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from scoring.cache import Pool
+from runtime.prefix_cache import MemoryPool
 from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
 from scoring.grader import Grader, is_grader
 from scoring.judge import Ahead, Judge, Reading
@@ -103,7 +103,7 @@ class Engine:
     def __init__(
         self,
         judges: Mapping[str, Reader],
-        pool: Pool,
+        pool: MemoryPool,
         *,
         batch_tokens: int = 4096,
         revision: str = "",
@@ -126,7 +126,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         kv_budget_mb: int = 1024,
-        pool: Pool | None = None,
+        pool: MemoryPool | None = None,
         batch_tokens: int = 4096,
         elicitations: Mapping[str, Elicitation] | None = None,
     ) -> Engine:
@@ -135,7 +135,7 @@ class Engine:
         `kv_budget_mb` MiB of cache are for all of them, or a `pool` that other engines use too (not at the same time);
         elicitations go by model.
         """
-        pool = pool or Pool(kv_budget_mb << 20)
+        pool = pool or MemoryPool(kv_budget_mb << 20)
         judges: dict[str, Reader] = {}
         for name, location in models.items():
             elicitation = (elicitations or {}).get(name, Elicitation())

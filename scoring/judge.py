@@ -17,9 +17,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from runtime.checkpoints import attention_obstacle, kv_bytes_per_token, load_checkpoint
+from runtime.prefix_cache import MemoryPool, Node, PrefixCache
 from runtime.shapes import rounded
 from scoring.attention import NAME, Plan
-from scoring.cache import Node, Pool, PrefixTree, hidden_between
 from scoring.errors import BadScoreRequest, UnsupportedModel
 from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder, Row
@@ -87,7 +87,7 @@ class Judge:
 
     grades = False
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: Pool, elicitation: Elicitation) -> None:
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: MemoryPool, elicitation: Elicitation) -> None:
         """Raises `UnsupportedModel` for a model that this engine would not score exactly."""
         if (why := attention_obstacle(model.config)) is not None:
             raise UnsupportedModel(f"{name}: only full attention with position ids is supported; this model has {why}")
@@ -98,11 +98,13 @@ class Judge:
         self._model = model.eval()
         self._longest = int(model.config.max_position_embeddings)
         self._pool = pool
-        self._tree = PrefixTree(pool, _bytes_per_token(model))
+        self._cache = PrefixCache(pool, _bytes_per_token(model))
         self._attend_exactly()
 
     @classmethod
-    def load(cls, name: str, location: str, *, device: str, dtype: str, pool: Pool, elicitation: Elicitation) -> Judge:
+    def load(
+        cls, name: str, location: str, *, device: str, dtype: str, pool: MemoryPool, elicitation: Elicitation
+    ) -> Judge:
         """Load a checkpoint folder or hub name. `device` and `dtype` may be "auto"."""
         model, tokenizer = load_checkpoint(AutoModelForCausalLM, location, device, dtype)
         return cls(name, model, tokenizer, pool=pool, elicitation=elicitation)
@@ -110,7 +112,7 @@ class Judge:
     @property
     def bytes_per_token(self) -> int:
         """What a cached token takes."""
-        return self._tree.bytes_per_token
+        return self._cache.bytes_per_token
 
     def check(self, rows: Sequence[Row]) -> int:
         """The bytes that these rows need at the same time, at most.
@@ -132,7 +134,7 @@ class Judge:
     def close(self, reading: Reading) -> None:
         """Whatever nobody else needs and none will read again goes; the rest may be dropped from now on."""
         if reading.at is not None:
-            self._tree.release(reading.at)
+            self._cache.release(reading.at)
             reading.at = None
 
     @torch.inference_mode()
@@ -156,7 +158,7 @@ class Judge:
             left -= self._walk(reading, left, new)
         try:
             if new:
-                self._run(Plan.over(self._tree.root, new))
+                self._run(Plan.over(self._cache.root, new))
             ended = [reading for reading in readings if reading.left == 0]
             self._score([reading for reading in ended if not reading.row.write])
             self._write([reading for reading in ended if reading.row.write])
@@ -169,18 +171,20 @@ class Judge:
         """Follow what is known, and plan up to `allowed` tokens more; how many it were."""
         ids, goal = reading.ids, reading.goal
         if reading.at is None:
-            self._move(reading, self._tree.root)
+            self._move(reading, self._cache.root)
         before = reading.fresh
-        for stop, passing in ((min(reading.row.keep, goal), False), (goal, True)):
+        for stop, ephemeral in ((min(reading.row.keep, goal), False), (goal, True)):
             assert reading.at is not None
-            known = self._tree.match(reading.at, ids[reading.at.depth : stop])
+            known = self._cache.match(reading.at, ids[reading.at.depth : stop])
             self.reused += known.depth - reading.at.depth
             self._move(reading, known)
-            if not passing:
+            if not ephemeral:
                 for node in known.upwards():
-                    node.passing = False
+                    node.ephemeral = False
             if known.depth < stop and allowed > 0:
-                step = self._tree.extend(known, ids[known.depth : min(stop, known.depth + allowed)], passing=passing)
+                step = self._cache.extend(
+                    known, ids[known.depth : min(stop, known.depth + allowed)], ephemeral=ephemeral
+                )
                 reading.at = step
                 planned.append(step)
                 reading.fresh += len(step.tokens)
@@ -190,18 +194,18 @@ class Judge:
         return reading.fresh - before
 
     def _move(self, reading: Reading, node: Node) -> None:
-        """Pin where the reading is now, and no longer where it was."""
-        node.pins += 1
+        """Hold the node that the reading has come to, and no longer the one it was at."""
+        self._cache.acquire(node)
         if reading.at is not None:
-            reading.at.pins -= 1
+            reading.at.ref_count -= 1
         reading.at = node
 
     def _take_back(self, reading: Reading, at: Node | None, fresh: int) -> None:
         """Return a reading that waits for what was planned, and never ran, to where it was."""
-        if reading.at is not None and reading.at.memory is None and reading.at is not self._tree.root:
+        if reading.at is not None and reading.at.memory is None and reading.at is not self._cache.root:
             if at is not None:
-                at.pins += 1
-            self._tree.release(reading.at)
+                self._cache.acquire(at)
+            self._cache.release(reading.at)
             reading.at, reading.fresh = at, fresh
 
     def _run(self, plan: Plan) -> None:
@@ -303,7 +307,7 @@ class Judge:
         )
         for reading in readings:
             self.close(reading)
-        self._tree.clear()
+        self._cache.clear()
         self.forwarded = self.reused = 0
         if not off <= _TOLERANCE[self._model.dtype]:
             raise UnsupportedModel(f"{self.name}: scores would be off by {off:.3g} nats a token")
@@ -314,6 +318,18 @@ class Judge:
         ids = torch.tensor([row.ids], device=self._model.device)
         logs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0].float(), -1)
         return [float(logs[at - 1, row.ids[at]]) for at in range(row.start, row.end)]
+
+
+def hidden_between(node: Node, start: int, stop: int) -> Tensor:
+    """Hidden states of the positions from `start` to `stop` (exclusive) on the path to a read node: (T, E)."""
+    parts = []
+    for step in node.upwards():
+        assert step.memory is not None and step.memory.hidden is not None
+        if step.start < stop:
+            parts.append(step.memory.hidden[max(start - step.start, 0) : stop - step.start])
+        if step.start <= start:
+            break
+    return torch.cat(parts[::-1])
 
 
 def _bytes_per_token(model: Any) -> int:

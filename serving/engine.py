@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from runtime.checkpoints import attention_obstacle, load_checkpoint
+from runtime.checkpoints import attention_obstacle, kv_bytes_per_token, load_checkpoint
+from runtime.prefix_cache import MemoryPool, Node, PrefixCache
 from runtime.sampling import Sampler, draw
 from runtime.stopping import StopScanner
-from serving.rows import Known, Rows, Shelf
+from serving.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,8 @@ class Engine:
         self._eos = frozenset(token for token in known if token is not None and token < config.vocab_size)
         self._model = model.eval()
         self._rows = Rows(config.num_hidden_layers, max_batch, self.max_model_len)
-        self._shelf = Shelf(prefix_cache_mb << 20)
+        self.pool = MemoryPool(prefix_cache_mb << 20)
+        self._cache = PrefixCache(self.pool, kv_bytes_per_token(model))
         self.read = 0
         self.reused = 0
         self._max_batch = max_batch
@@ -161,25 +164,33 @@ class Engine:
         again = [job for job in joining if first[job.prompt] is not job]
         self._read(list(first.values()))
         if again:
-            # They find on the shelf what has just been read; whoever has already left has put it there.
+            # They find in the cache what has just been read; a sequence that has already ended has put it there.
             rows = {job.prompt: row for row, job in enumerate(self._running)}
             for prompt in {job.prompt for job in again} & rows.keys():
-                self._shelf.put(self._rows.known(rows[prompt], prompt))
+                self._keep(rows[prompt], prompt)
             self._read(again)
 
     def _read(self, jobs: Sequence[Job]) -> None:
-        """Read what the shelf does not know of prompts, those together that have about as much to read."""
+        """Read the parts of prompts that are not cached; those that have about as much to read share a forward."""
         # At least one token is read, for its logits; all of them where each one's are wanted.
-        begun = {job: (None, 0) if job.wants_logs else self._shelf.find(job.prompt[:-1]) for job in jobs}
-        sizes = {job: len(job.prompt) - common for job, (_, common) in begun.items()}
+        begun: dict[Job, Node] = {}
+        for job in jobs:
+            known = () if job.wants_logs else job.prompt[:-1]
+            begun[job] = self._cache.match(self._cache.root, known)
+            self._cache.acquire(begun[job])
+        sizes = {job: len(job.prompt) - node.depth for job, node in begun.items()}
         batches: list[list[Job]] = []
         for job in sorted(jobs, key=sizes.__getitem__):
             if batches and (sizes[job] - sizes[batches[-1][-1]]) * len(batches[-1]) <= _PADDING:
                 batches[-1].append(job)
             else:
                 batches.append([job])
-        for batch in batches:
-            self._take(batch, self._prefill(batch, [begun[job] for job in batch]))
+        try:
+            for batch in batches:
+                self._take(batch, self._prefill(batch, [begun[job] for job in batch]))
+        finally:
+            for node in begun.values():
+                self._cache.release(node)
 
     def _take(self, joining: list[Job], logits: Tensor) -> None:
         """Give each row's next token to its sequence; the finished leave."""
@@ -191,13 +202,13 @@ class Engine:
         self._running.extend(joining)
         self._leave([job for job, token in zip(list(jobs), tokens, strict=True) if self._write(job, token)])
 
-    def _prefill(self, jobs: Sequence[Job], begun: Sequence[tuple[Known | None, int]]) -> Tensor:
+    def _prefill(self, jobs: Sequence[Job], begun: Sequence[Node]) -> Tensor:
         """Read what is new of prompts (B, S padded on the right) into rows behind the running ones; logits (B, V)."""
         first = len(self._rows.lengths)
         self._rows.append(begun)
-        rests = [job.prompt[common:] for job, (_, common) in zip(jobs, begun, strict=True)]
+        rests = [job.prompt[node.depth :] for job, node in zip(jobs, begun, strict=True)]
         self.read += sum(map(len, rests))
-        self.reused += sum(common for _, common in begun)
+        self.reused += sum(node.depth for node in begun)
         device = self._model.device
         longest = max(map(len, rests))
         ids = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests], device=device)
@@ -266,11 +277,15 @@ class Engine:
         job.shown = (end, len(job.written))
         return str(now[len(before) :])
 
+    def _keep(self, row: int, tokens: tuple[int, ...]) -> None:
+        """Copy a row's keys and values into the prefix cache; `tokens` are those of its sequence, read ones first."""
+        self._cache.insert(tokens[: self._rows.lengths[row]], partial(self._rows.memory, row))
+
     def _leave(self, jobs: list[Job]) -> None:
         """Free the rows of sequences that have ended; the last rows move into the gaps."""
         for job in jobs:
             row = self._running.index(job)
-            self._shelf.put(self._rows.known(row, (*job.prompt, *job.written)))
+            self._keep(row, (*job.prompt, *job.written))
             self._rows.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()

@@ -1,16 +1,12 @@
-"""The keys and values of running sequences: one row a sequence, the filled rows always the first ones.
+"""The keys and values of running sequences: one row per sequence, the filled rows always the first ones.
 
-Speaks transformers' cache interface, so any full-attention model writes into the rows by itself. What sequences that
-have ended leave behind is kept on a shelf, and a new one that begins alike does not read its beginning again. Knows
-nothing of what a sequence is.
+Implements transformers' cache interface, so any full-attention model writes into the rows by itself. Rows are filled
+from the prefix cache and copied back into it. Holds no tokens and no scheduling.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,64 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from runtime.prefix_cache import Memory, Node
 from runtime.shapes import rounded
-
-_PIECE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A sequence that was read: its tokens, and each layer's keys and values, (heads, length, head_dim) or longer."""
-
-    tokens: tuple[int, ...]
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    @property
-    def bytes(self) -> int:
-        return sum(part.nbytes for pair in self.layers for part in pair)
-
-
-class Shelf:
-    """Sequences read before. The longest unused are given up when all take more than `budget` bytes.
-
-    Beginnings are looked up by every _PIECE tokens, each the latest sequence's that has it.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._bytes = 0
-        self._kept: OrderedDict[tuple[int, ...], Known] = OrderedDict()
-        self._beginnings: dict[tuple[int, ...], Known] = {}
-
-    def put(self, known: Known) -> None:
-        """Keep a sequence."""
-        if known.tokens in self._kept:
-            self._drop(known.tokens)
-        self._kept[known.tokens] = known
-        self._bytes += known.bytes
-        self._beginnings.update((beginning, known) for beginning in _beginnings(known.tokens))
-        while self._bytes > self._budget:
-            self._drop(next(iter(self._kept)))
-
-    def find(self, tokens: tuple[int, ...]) -> tuple[Known | None, int]:
-        """What begins like `tokens`, and how many tokens they have in common."""
-        for beginning in reversed(_beginnings(tokens)):
-            known = self._beginnings.get(beginning)
-            if known is not None:
-                self._kept.move_to_end(known.tokens)
-                return known, _common(known.tokens, tokens)
-        return None, 0
-
-    def _drop(self, tokens: tuple[int, ...]) -> None:
-        known = self._kept.pop(tokens)
-        self._bytes -= known.bytes
-        for beginning in _beginnings(tokens):
-            if self._beginnings.get(beginning) is known:
-                del self._beginnings[beginning]
-
-
-def _beginnings(tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [tokens[:end] for end in range(_PIECE, len(tokens) + 1, _PIECE)]
 
 
 class Rows:
@@ -90,19 +30,21 @@ class Rows:
         self.cache = Cache(layers=list(self._layers))
         self.lengths: list[int] = []
 
-    def append(self, begun: Sequence[tuple[Known | None, int]]) -> None:
-        """New rows behind the others, each beginning with so many tokens of what is known."""
+    def append(self, prefixes: Sequence[Node]) -> None:
+        """New rows behind the others, each filled with a cached prefix; the cache's root fills nothing."""
         first = len(self.lengths)
-        self.lengths.extend(length for _, length in begun)
+        self.lengths.extend(node.depth for node in prefixes)
         self._reserve(len(self.lengths), max(self.lengths))
-        for i, (known, length) in enumerate(begun):
-            for layer, (keys, values) in zip(self._layers, known.layers if known else (), strict=False):
-                layer.fill(first + i, keys[:, :length], values[:, :length])
+        for row, prefix in enumerate(prefixes, first):
+            for node in prefix.upwards():
+                assert node.memory is not None
+                for layer, (keys, values) in zip(self._layers, node.memory.kv, strict=True):
+                    layer.fill(row, node.start, keys, values)
 
-    def known(self, row: int, tokens: Sequence[int]) -> Known:
-        """A copy of what a row holds, of a sequence that begins with `tokens`."""
-        length = self.lengths[row]
-        return Known(tuple(tokens[:length]), tuple(layer.held(row, length) for layer in self._layers))
+    def memory(self, row: int, start: int) -> Memory:
+        """A copy of what a row holds from a position on."""
+        stop = self.lengths[row]
+        return Memory(torch.stack([layer.held(row, start, stop) for layer in self._layers]))
 
     def reading(self, first: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Make room for more tokens (B, S padded on the right) in the rows from `first` on, where each row ends.
@@ -173,14 +115,16 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             assert self.keys is not None and self.values is not None
             self.keys, self.values = _grown(self.keys, *self._room), _grown(self.values, *self._room)
 
-    def held(self, row: int, length: int) -> tuple[Tensor, Tensor]:
+    def held(self, row: int, start: int, stop: int) -> Tensor:
+        """A copy of a row's keys and values at the positions from `start` to `stop` (exclusive): (2, H, T, D)."""
         assert self.keys is not None and self.values is not None
-        return self.keys[row, :, :length].clone(), self.values[row, :, :length].clone()
+        return torch.stack((self.keys[row, :, start:stop], self.values[row, :, start:stop]))
 
-    def fill(self, row: int, keys: Tensor, values: Tensor) -> None:
+    def fill(self, row: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values (H, T, D) into a row from a position on."""
         assert self.keys is not None and self.values is not None
-        self.keys[row, :, : keys.shape[1]] = keys
-        self.values[row, :, : values.shape[1]] = values
+        self.keys[row, :, start : start + keys.shape[1]] = keys
+        self.values[row, :, start : start + values.shape[1]] = values
 
     def move(self, source: int, target: int, length: int) -> None:
         assert self.keys is not None and self.values is not None
@@ -206,11 +150,6 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def get_max_length(self) -> int:
         return self._longest
-
-
-def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """How many tokens two sequences have in common at the beginning."""
-    return bisect_left(range(min(len(left), len(right))), True, key=lambda n: left[: n + 1] != right[: n + 1])
 
 
 def _doubled(need: int) -> int:

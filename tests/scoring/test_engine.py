@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from runtime.prefix_cache import MemoryPool
 from scoring import attention
-from scoring.cache import Pool
 from scoring.engine import Engine
 from scoring.errors import BadScoreRequest, ScorerUnavailable, UnsupportedModel
 from scoring.judge import Judge
@@ -34,14 +34,14 @@ def parts(kind: str, template: str = tiny.THINKING) -> tuple[Any, Any]:
     return tiny.model(kind, len(words)), words
 
 
-def judge(kind: str, template: str = tiny.THINKING, pool: Pool | None = None, name: str = "m") -> Judge:
+def judge(kind: str, template: str = tiny.THINKING, pool: MemoryPool | None = None, name: str = "m") -> Judge:
     words = tiny.tokenizer(template)
-    pool = pool or Pool(1 << 24)
+    pool = pool or MemoryPool(1 << 24)
     return Judge(name, tiny.model(kind, len(words)), words, pool=pool, elicitation=Elicitation())
 
 
 def engine(kind: str = "llama", template: str = tiny.THINKING, budget: int = 1 << 24, tokens: int = 4096) -> Engine:
-    pool = Pool(budget)
+    pool = MemoryPool(budget)
     return Engine({"m": judge(kind, template, pool)}, pool, batch_tokens=tokens)
 
 
@@ -128,7 +128,7 @@ def test_cached_packed_and_cut_scores_equal_scores_alone(
                     assert got.nats / got.length == pytest.approx(wanted.nats / wanted.length, abs=1e-5)
     assert shared.pool.bytes <= shared.pool.budget
     shared.pool.shrink(0)
-    assert shared.pool.bytes == 0, "something is still pinned"
+    assert shared.pool.bytes == 0, "something is still in use"
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -439,7 +439,7 @@ def test_chunks_of_one_length_are_compared() -> None:
 
 
 def test_a_contrastive_score_takes_away_what_the_proposer_found() -> None:
-    pool = Pool(1 << 24)
+    pool = MemoryPool(1 << 24)
     scorer = Engine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool, name="p")}, pool)
     tree = Tree(TALK, "", (STEP_1, STEP_2))
     both = [one(scorer, ScoreRequest(tree, "step", (name,))) for name in ("m", "p")]
@@ -460,7 +460,7 @@ def test_several_references_count_as_the_best_or_as_their_mean() -> None:
 
 
 def test_cross_likelihood_is_the_mean_over_judges_in_nats_a_byte() -> None:
-    pool = Pool(1 << 24)
+    pool = MemoryPool(1 << 24)
     judges = {"a": judge("llama", pool=pool, name="a"), "b": judge("qwen3", tiny.PLAIN, pool, "b")}
     asked = ScoreRequest(Tree(TALK, "", (STEP_1,)), "cross", ("a", "b"))
     [score] = one(Engine(judges, pool), asked)
@@ -508,7 +508,7 @@ def test_a_sliding_window_model_is_refused() -> None:
         num_key_value_heads=1, sliding_window=8,
     )  # fmt: skip
     with pytest.raises(UnsupportedModel, match="full attention"):
-        Judge("m", MistralForCausalLM(config), tiny.tokenizer(), pool=Pool(1 << 20), elicitation=Elicitation())
+        Judge("m", MistralForCausalLM(config), tiny.tokenizer(), pool=MemoryPool(1 << 20), elicitation=Elicitation())
 
 
 class Scaled(LlamaForCausalLM):
@@ -525,11 +525,13 @@ def test_a_model_that_would_be_scored_wrongly_is_refused() -> None:
     model = tiny.model("llama", len(words))
     model.__class__ = Scaled
     with pytest.raises(UnsupportedModel, match="nats a token"):
-        Judge("m", model, words, pool=Pool(1 << 20), elicitation=Elicitation())
+        Judge("m", model, words, pool=MemoryPool(1 << 20), elicitation=Elicitation())
 
 
 def test_a_sharp_model_in_half_precision_is_not_taken_for_a_wrong_one() -> None:
     """Improbable tokens are rounded by more; this checkpoint's are 0.4 nats off at 20."""
     folder = Path(__file__).parents[2] / "miniature" / "checkpoints" / "shared" / "alder"
-    made = Judge.load("m", str(folder), device="cpu", dtype="bfloat16", pool=Pool(1 << 24), elicitation=Elicitation())
+    made = Judge.load(
+        "m", str(folder), device="cpu", dtype="bfloat16", pool=MemoryPool(1 << 24), elicitation=Elicitation()
+    )
     assert made.bytes_per_token > 0
