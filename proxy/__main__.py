@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from proxy import __version__
 from proxy.errors import ConfigError
+from proxy.logs import configure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(getattr(arguments, "log_level", arguments.quiet), getattr(arguments, "log_format", "text"))
     try:
         return int(arguments.run(arguments))
     except ConfigError as exc:
@@ -30,20 +30,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="cord", description="Several local LLMs write the reasoning together, behind an OpenAI-compatible API."
     )
     parser.add_argument("--version", action="version", version=f"cord {__version__}")
-    parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    _add_logging(parser)
+    parser.set_defaults(quiet="warning")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="start the proxy, its scorer and its embedded teachers")
     _add_config(serve)
     serve.add_argument("--host", help="address to listen on (default: general_settings.host)")
-    serve.add_argument("--port", type=int, help="port to listen on, 0 for any (default: general_settings.port)")
-    serve.set_defaults(run=_serve)
+    serve.add_argument("--port", type=_port, help="port to listen on, 0 for any (default: general_settings.port)")
+    serve.set_defaults(run=_serve, quiet="info")
 
     demo = commands.add_parser("demo", help="serve, send one problem through the openai client, show the steps arrive")
     _add_config(demo)
     demo.add_argument("problem", nargs="?", type=Path, default=Path("examples/parcel.json"), help="a JSON chat request")
     demo.add_argument("--once", action="store_true", help="exit after the answer instead of serving on")
-    demo.add_argument("--port", type=int, help="port to listen on (default: general_settings.port)")
+    demo.add_argument("--port", type=_port, help="port to listen on (default: general_settings.port)")
     demo.set_defaults(run=_demo)
 
     check = commands.add_parser("check", help="start what the configuration names and tell what answers")
@@ -59,8 +60,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_logging(parser: argparse.ArgumentParser) -> None:
+    """Before or after the command; where it is given nowhere, each command has its own default."""
+    levels = ["debug", "info", "warning", "error"]
+    parser.add_argument(
+        "--log-level", default=argparse.SUPPRESS, choices=levels, help="default: info for serve, else warning"
+    )
+    parser.add_argument(
+        "--log-format", default=argparse.SUPPRESS, choices=["text", "json"], help="form of a log line (default: text)"
+    )
+
+
+def _port(argument: str) -> int:
+    if not argument.isdecimal() or int(argument) > 65535:
+        raise argparse.ArgumentTypeError(f"{argument} is no port: a number from 0 to 65535")
+    return int(argument)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    _add_logging(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

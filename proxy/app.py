@@ -27,6 +27,7 @@ from proxy.decoder.ports import Teacher
 from proxy.decoder.settings import FITTED, Settings
 from proxy.decoder.steps import Segmentation
 from proxy.errors import ConfigError
+from proxy.logs import log_relayed, log_search
 from proxy.probe import Probes, Target
 from proxy.processes import Child
 from proxy.scorer import RemoteScorer, usable
@@ -57,6 +58,11 @@ class Parts:
     log: TraceLog | None
     live: LiveSearches
     finder: TraceFinder | None
+
+    def on_relay(self, teacher: str, path: str, outcome: str, seconds: float) -> None:
+        """Count and log a request that went straight to one teacher."""
+        self.metrics.on_relay(teacher, path, outcome, seconds)
+        log_relayed(teacher, path, outcome, seconds)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -190,7 +196,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     metrics = Metrics(trace_log=log)
     live = LiveSearches()
     finder = TraceFinder(config.traces.folder) if config.traces.folder is not None else None
-    recorders: dict[str, Recorder] = {"metrics": metrics.record}
+    recorders: dict[str, Recorder] = {"metrics": metrics.record, "log": log_search}
     if log is not None:
         recorders["traces"] = log.record
     service = Service(
@@ -239,7 +245,7 @@ def build_app(config: Config) -> Starlette:
             parts.background.probes.states,
             parts.metrics.render,
             parts.upstreams,
-            parts.metrics.on_relay,
+            parts.on_relay,
             parts.live,
             parts.finder,
             healthy=lambda: parts.background.healthy,

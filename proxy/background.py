@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
+from anyio.abc import TaskGroup
 
 from proxy.probe import Probes
 from proxy.processes import Child
@@ -27,12 +28,12 @@ class Background:
     probes: Probes
     on_failure: Callable[[], None] = lambda: None
     failure: str | None = None
-    _open: bool = False
+    _group: TaskGroup | None = None
 
     @property
     def healthy(self) -> bool:
         """Whether the proxy runs and all its tasks do."""
-        return self._open and self.failure is None
+        return self._group is not None and self.failure is None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -41,13 +42,18 @@ class Background:
             for child in self.children:
                 group.start_soon(self._keep, child.name, child.supervise)
             group.start_soon(self._keep, "probes", self.probes.run)
-            self._open = True
+            self._group = group
             try:
                 yield
             finally:
-                self._open = False
+                self._group = None
                 self.stop()
                 group.cancel_scope.cancel()
+
+    def start(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        """Run another task beside these, from now until the end. Call it while running."""
+        assert self._group is not None
+        self._group.start_soon(self._keep, name, task)
 
     def stop(self) -> None:
         """The proxy is about to end: no child is started again."""

@@ -170,11 +170,15 @@ class TraceConfig(_Section):
 
 
 class GeneralSettings(_Section):
-    """The server itself."""
+    """The server itself.
+
+    Without a `master_key` it listens on this machine only, unless `allow_unauthenticated` says that anybody may ask.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4000
     master_key: str | None = None
+    allow_unauthenticated: bool = False
     max_in_flight: Annotated[int, Field(ge=1)] = 64
     keepalive_s: Annotated[float, Field(gt=0)] = 10.0
     inline_reasoning: bool = False

@@ -91,7 +91,7 @@ class Probes:
         """By component; `teachers` stands for there being at least one."""
         states = {target.name: self._state(target) for target in self._targets}
         answering = sum(states[target.name].ok for target in self.teachers)
-        detail = f"{answering} of {len(self.teachers)} answer"
+        detail = f"{answering} of {len(self.teachers)} teachers answer"
         some = ComponentState("teachers", answering > 0, True, detail, "ok" if answering else "failed")
         return {"teachers": some, **states}
 
@@ -108,7 +108,11 @@ class Probes:
     async def until_settled(self) -> None:
         """Wait, while `run` probes, until everything is settled."""
         while not self.settled():
-            await self._changed.wait()
+            await self.changed()
+
+    async def changed(self) -> None:
+        """Wait for the next change of any state."""
+        await self._changed.wait()
 
     async def once(self) -> None:
         """Probe every target once, all at the same time."""

@@ -6,14 +6,19 @@ import gc
 import logging
 import os
 import signal
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+from proxy import __version__
 from proxy import config as configuration
+from proxy.announce import Announcer, address, is_loopback, plan
 from proxy.app import build_app
 from proxy.background import Background
+from proxy.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +35,14 @@ class Server(uvicorn.Server):
         self.background = background
         self.background.on_failure = self._fail
         self.status = 0
+        self.on_started: Callable[[str], None] = lambda base_url: None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; tells the base URL when connections are accepted."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self.on_started(address(host, port))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by a signal in place of uvicorn's own, which would raise the signal again at the end."""
@@ -54,25 +67,49 @@ def server(config: configuration.Config, *, host: str | None = None, port: int |
     """A server of the configured proxy, not yet running.
 
     A search is long, so a stopping server gives those in flight `general_settings.shutdown_s` seconds.
+
+    Raises:
+        ConfigError: the proxy cannot be built, or would listen beyond this machine without asking for a key.
     """
     general = config.general_settings
+    host = host or general.host
+    if not is_loopback(host) and general.master_key is None and not general.allow_unauthenticated:
+        raise ConfigError(
+            "general_settings.master_key",
+            f"the proxy would listen on {host}, which others can reach, without asking for a key. Set a master key "
+            "(or the environment variable CORD_MASTER_KEY), or general_settings.allow_unauthenticated: true",
+        )
     app = build_app(config)
     settings = uvicorn.Config(
         app,
-        host=host or general.host,
+        host=host,
         port=general.port if port is None else port,
         timeout_graceful_shutdown=general.shutdown_s,
-        log_level="warning",
+        log_config=None,
+        access_log=False,
         lifespan="on",
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     return Server(settings, app.state.background)
 
 
 def serve(path: Path, *, host: str | None = None, port: int | None = None) -> int:
-    """Serve until interrupted."""
+    """Serve until interrupted; the exit status."""
     config = configuration.load(path)
     serving = server(config, host=host, port=port)
+    log.info("CoRD proxy %s starts from %s", __version__, path)
+    for line in plan(config):
+        log.info("%s", line)
+    serving.on_started = lambda base_url: _announce(serving, config, base_url)
     gc.freeze()  # what has been loaded so far stays: no collection needs to walk it, which requests would wait for
-    print(f"CoRD proxy on http://{serving.config.host}:{serving.config.port}/v1; models are loading, see /ready")
-    serving.run()
+    try:
+        serving.run()
+    except SystemExit:  # uvicorn has logged why it cannot start
+        return 1
     return serving.status if serving.started else 1
+
+
+def _announce(serving: Server, config: configuration.Config, base_url: str) -> None:
+    log.info("listening on %s/v1; models are loading", base_url)
+    announcer = Announcer(config, serving.background.probes, base_url)
+    serving.background.start("announcements", announcer.run)

@@ -105,6 +105,8 @@ def report(exc: Exception, request_id: str) -> ErrorReply:
         logger.error("request %s: bug", request_id, exc_info=exc)
     elif reply.status >= 500:
         logger.warning("request %s: %s: %s", request_id, reply.code, exc)
+    else:
+        logger.info("%s refused: %d %s", request_id, reply.status, reply.code or exc)
     return reply
 
 
