@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     export = commands.add_parser("export", help="turn traces into training rows")
-    from proxy.trace import export as exporting
+    from proxy.trace.export import command as exporting
 
     exporting.add_arguments(export)
     export.set_defaults(run=exporting.run)

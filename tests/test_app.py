@@ -183,7 +183,7 @@ def test_bad_input_starts_no_teacher(running: Running) -> None:
 def test_traces_are_plain_json_lines(running: Running) -> None:
     ask(running, seed=1)
     for file in running.traces.iterdir():
-        assert all(json.loads(line)["schema"] == "cord.trace/1" for line in file.read_text().splitlines())
+        assert all(json.loads(line)["schema"] == "cord.trace/2" for line in file.read_text().splitlines())
 
 
 @pytest.mark.parametrize(

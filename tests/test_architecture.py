@@ -21,10 +21,13 @@ ALLOWED = {
     },
     "proxy/api": {
         "proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy",
-        "runtime.disconnects", "runtime.errors", "runtime.stopping", "scoring.scores",
+        "runtime.disconnects", "runtime.errors", "runtime.stopping",
         "proxy.trace.query",
     },
-    "proxy/trace": {"proxy.decoder", "proxy.errors", "proxy.service", "proxy.trace"},
+    "proxy/trace": {
+        "proxy.decoder", "proxy.errors", "proxy.service", "proxy.teachers.template", "proxy.trace",
+        "runtime.markup",
+    },
     "runtime": {"runtime"},
     "scoring": {"runtime", "scoring"},
     "serving": {"runtime", "serving"},
@@ -61,7 +64,7 @@ def test_nothing_of_the_embedded_task_is_known_to_the_product() -> None:
             assert "parcel label" not in file.read_text().lower()
 
 
-@pytest.mark.parametrize("module", ["proxy.app", "proxy.__main__", "proxy.trace.export"])
+@pytest.mark.parametrize("module", ["proxy.app", "proxy.__main__", "proxy.trace.export.command"])
 def test_starting_the_proxy_loads_no_model_library(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'litellm', 'transformers') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

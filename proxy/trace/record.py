@@ -118,6 +118,17 @@ class TraceRecord:
         return tuple(by_id[id] for id in self.winner.path if id in by_id) if self.winner else ()
 
     @property
+    def value(self) -> float | None:
+        """The winner's score in nats per unit of length; None where nothing was scored."""
+        return self.winner.value if self.winner and any(step.score for step in self.won) else None
+
+    @property
+    def writers(self) -> frozenset[str]:
+        """The teachers that wrote the winner's steps and its answer."""
+        answerer = {self.winner.answerer} if self.winner else set()
+        return frozenset(candidate.teacher for candidate in self.won) | answerer
+
+    @property
     def reasoning(self) -> str:
         return "".join(candidate.text for candidate in self.won)
 

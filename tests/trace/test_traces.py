@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy.__main__ import main
 from proxy.trace.codec import UnreadableRecord, from_json, to_json
 from proxy.trace.fold import record
 from proxy.trace.log import TraceLog
 from proxy.trace.reader import TraceReader
 from proxy.trace.record import Provenance, TeacherProvenance, TraceRecord
-from proxy.trace.rows import preference, sft
 from tests.trace.searches import SECRET, Kept, cancelled, failed, finished
 
 pytestmark = pytest.mark.anyio
@@ -95,73 +92,6 @@ async def test_segments_rotate_and_lose_nothing(tmp_path: Path) -> None:
         log.record(kept.jobs[0], kept.journals[0])
     log.close()
     assert len(list(tmp_path.iterdir())) == len(list(TraceReader(tmp_path))) == 3
-
-
-async def test_sft_rows_carry_the_conversation_without_the_instruction() -> None:
-    found = await kept_record()
-    [row] = sft(found, inline=False)
-    assert row["messages"] == [
-        {"role": "user", "content": "What is it?"},
-        {"role": "assistant", "content": "answer by a\n", "reasoning_content": found.reasoning},
-    ]
-    assert row["step_teachers"] == ["ada"] * 3 and row["source"] == "none"
-    [inline] = sft(found, inline=True)
-    assert inline["messages"][-1]["content"] == f"<think>\n{found.reasoning}</think>\n\nanswer by a\n"
-    assert list(sft(await kept_record(failed), inline=False)) == []
-
-
-async def test_preference_rows_pair_scored_siblings_under_one_prefix() -> None:
-    found = await kept_record()
-    rows = list(preference(found, min_margin=0.0))
-    assert rows and all(row["margin"] > 0 for row in rows)
-    for row in rows:
-        [chosen], [rejected] = row["chosen"], row["rejected"]
-        shared = found.prefix(next(c.parent for c in found.candidates if found.prefix(c.id) == chosen["content"]))
-        assert chosen["content"].startswith(shared) and rejected["content"].startswith(shared)
-        assert chosen != rejected and (row["chosen_teacher"], row["rejected_teacher"]) == ("ada", "bob")
-    assert list(preference(found, min_margin=10.0)) == []
-
-
-async def test_every_export_loads_in_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets
-
-    datasets.disable_progress_bars()
-    log = TraceLog(tmp_path / "traces", rotate_bytes=1 << 20, provenance=PROVENANCE)
-    for search in (finished, failed, cancelled):
-        kept = Kept()
-        await search(kept)
-        log.record(kept.jobs[0], kept.journals[0])
-    log.close()
-    rows = {"sft": 1, "preference": len(list(preference(await kept_record(), min_margin=0.0))), "tree": 3}
-    for kind, count in rows.items():
-        out = tmp_path / f"{kind}.jsonl"
-        assert main(["export", "--format", kind, "--traces", str(tmp_path / "traces"), "--out", str(out)]) == 0
-        loaded = datasets.load_dataset("json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
-        assert len(loaded) == count
-        assert len(out.read_text().splitlines()) == count
-
-
-def test_exporting_nothing_from_nowhere_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "--traces", str(tmp_path / "none")]) == 2
-    assert "there are no traces" in capsys.readouterr().err
-
-
-async def test_duplicates_and_other_sources_are_left_out_on_request(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = Kept()
-    await finished(kept)
-    log = TraceLog(tmp_path, rotate_bytes=1 << 20, provenance=PROVENANCE)
-    for _ in range(3):
-        log.record(kept.jobs[0], kept.journals[0])
-    log.close()
-    main(["export", "--traces", str(tmp_path), "--dedupe"])
-    shown = capsys.readouterr()
-    assert len([json.loads(line) for line in shown.out.splitlines()]) == 1
-    assert "1 rows; left out: 2 duplicate" in shown.err
-    main(["export", "--traces", str(tmp_path), "--source", "reference"])
-    assert "0 rows; left out: 3 other source" in capsys.readouterr().err
 
 
 def test_a_line_of_the_first_schema_is_read_by_todays_names() -> None:
