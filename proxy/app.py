@@ -16,6 +16,7 @@ import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
+from proxy import hub
 from proxy.api.job import ApiOptions
 from proxy.api.live import LiveSearches
 from proxy.api.options import check_score, needs_reference
@@ -110,7 +111,7 @@ class _Builder:
         try:
             template = ChatTemplate.load(info.tokenizer or params.name, info.markup)
         except ConfigError as exc:
-            raise ConfigError(f"model_list.{index}.model_info.tokenizer", str(exc)) from exc
+            raise ConfigError(f"model_list.{index}.model_info.tokenizer", f"{exc}{hub.hint()}") from exc
         upstream = self.upstream(entry)
         self.provenance.append(
             TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
@@ -173,6 +174,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     Raises:
         ConfigError: a teacher has no usable chat template, or a score that is named cannot be had.
     """
+    hub.use_cache_if_unreachable(config.hub_names)
     segmentation = config.segmentation.built()
     builder = _Builder(config, sockets, segmentation)
     teachers = {

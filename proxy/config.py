@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from proxy.api.old_names import explain
 from proxy.api.options import SearchOptions, with_all_settings
+from proxy.complaints import Source, explained, refusal
 from proxy.decoder.settings import Settings
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
@@ -27,11 +27,29 @@ from runtime.markup import MarkupName
 
 log = logging.getLogger(__name__)
 
+_NO_SOURCE = Source()
+
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s/]+(/[^\s/]+)*$")]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _with_provider(model: str) -> str:
+    provider, _, name = model.partition("/")
+    if not provider or not name:
+        raise ValueError(
+            f"{model!r} does not say who serves it: write PROVIDER/NAME, e.g. hosted_vllm/{model}, openai/{model} "
+            f"(any OpenAI-compatible completions endpoint at api_base) or local/FOLDER"
+        )
+    return model
+
+
+def _with_scheme(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} has no scheme: write http://{url.rpartition('://')[2]}")
+    return url
 
 
 class LitellmParams(_Section):
@@ -40,8 +58,8 @@ class LitellmParams(_Section):
     The proxy itself serves `local/FOLDER` (a transformers checkpoint) and `local/FILE.gguf` (by llama.cpp).
     """
 
-    model: Annotated[str, Field(pattern=r"^[^/]+/.+")]
-    api_base: str | None = None
+    model: Annotated[str, AfterValidator(_with_provider)]
+    api_base: Annotated[str, AfterValidator(_with_scheme)] | None = None
     api_key: str | None = None
 
     @property
@@ -101,7 +119,7 @@ class ScorerConfig(_Section):
     judges: tuple[Name, ...] = ()
     reward_models: tuple[Name, ...] = ()
     reference_free: Annotated[str, Field(min_length=1, max_length=256)] = "cross"
-    url: str | None = None
+    url: Annotated[str, AfterValidator(_with_scheme)] | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_budget_mb: Annotated[int, Field(ge=1)] = 1024
@@ -197,51 +215,93 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        problems = [*self._name_problems(), *self._panel_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _name_problems(self) -> Iterator[str]:
         names = [teacher.model_name for teacher in self.model_list]
-        teachers = [entry.model_name for entry in self.model_list if entry.model_info.mode == "chat"]
-        for name in names:
+        for name in dict.fromkeys(names):
             if names.count(name) > 1:
-                raise ValueError(f"model_list: {name!r} stands there twice")
+                yield f"model_list: {name!r} stands there twice"
             if name in self.ensembles:
-                raise ValueError(f"ensembles.{name}: the name is also a teacher's in model_list")
+                yield f"ensembles.{name}: the name is also a teacher's in model_list"
+            if name in ("scorer", "teachers"):
+                yield f"model_list: {name!r} is what /ready calls something else; choose another name"
+
+    def _panel_problems(self) -> Iterator[str]:
+        teachers = [entry.model_name for entry in self.model_list if entry.model_info.mode == "chat"]
         for name, ensemble in self.ensembles.items():
             for teacher in (*ensemble.teachers, *filter(None, [ensemble.settings.answerer])):
                 if teacher not in teachers:
-                    among = ", ".join(teachers)
-                    raise ValueError(f"ensembles.{name}: {teacher!r} is no teacher of model_list ({among})")
-        return self
+                    yield f"ensembles.{name}: {teacher!r} is no teacher of model_list ({', '.join(teachers)})"
+
+    @property
+    def hub_names(self) -> tuple[str, ...]:
+        """The models and tokenizers that are no folders or files here, and so come from the hub or its cache."""
+        templates = [
+            entry.model_info.tokenizer or entry.litellm_params.name
+            for entry in self.model_list
+            if entry.litellm_params.provider in PROVIDERS and entry.model_info.mode == "chat"
+        ]
+        judges = [] if self.scorer.url else [*self.scorer.models.values()]
+        named = dict.fromkeys([*templates, *judges])
+        return tuple(name for name in named if "://" not in name and not Path(name).exists())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What works but is probably not wanted."""
+        told = [f"ensembles.{name}: {text}" for name, entry in self.ensembles.items() for text in entry.warnings]
+        judges = self.scorer.panel
+        served = {entry.litellm_params.name: entry.model_name for entry in self.model_list}
+        if len(judges) == 1 and (teacher := served.get(self.scorer.models[judges[0]])) is not None:
+            told.append(
+                f"scorer.judges: {judges[0]} is the only judge, and it is the same model as the teacher {teacher}. "
+                "Without a reference it prefers that teacher's steps to better ones; add a judge of other origin or "
+                "all teachers (docs/quality.md)"
+            )
+        return tuple(told)
 
 
 def load(path: Path) -> Config:
     """Read a configuration file.
 
+    Without a master key in the file, the environment's CORD_MASTER_KEY is the master key.
+
     Raises:
-        ConfigError: the file is missing, is not YAML, or a key in it is wrong; the message names the key.
+        ConfigError: the file is missing, is not YAML, or keys in it are wrong; the message names all of them.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError("", f"cannot read {path}: {exc.strerror}") from exc
+        text = path.read_text(encoding="utf-8")
+        raw, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except FileNotFoundError as exc:
+        raise ConfigError("", f"there is no {path}; `cord init` writes one") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError("", f"cannot read {path}: {exc}") from exc
     except yaml.YAMLError as exc:
         raise ConfigError("", f"{path} is not YAML: {exc}") from exc
-    return parse(raw, path.parent)
+    config = parse(raw, path.parent, Source(path.name, node))
+    general, key = config.general_settings, os.environ.get("CORD_MASTER_KEY")
+    if general.master_key is None and key:
+        return config.model_copy(update={"general_settings": general.model_copy(update={"master_key": key})})
+    return config
 
 
-def parse(raw: Any, folder: Path) -> Config:
-    """Check a configuration given as plain values; `folder` is where its relative paths start."""
+def parse(raw: Any, folder: Path, source: Source = _NO_SOURCE) -> Config:
+    """Check a configuration given as plain values, and log what about it is probably not wanted.
+
+    `folder` is where its relative paths start; `source` tells the lines of what is wrong.
+    """
     if not isinstance(raw, Mapping):
         raise ConfigError("", "the configuration is not a mapping of keys")
     try:
         config = Config.model_validate(_from_environment(raw, ""))
     except ValidationError as exc:
-        first = exc.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = explain(str(first["loc"][-1])) if first["type"] == "extra_forbidden" else None
-        raise ConfigError(path, message or first["msg"].removeprefix("Value error, ")) from exc
-    for name, ensemble in config.ensembles.items():
-        for warning in ensemble.warnings:
-            log.warning("ensembles.%s: %s", name, warning)
-    return _anchored(config, folder)
+        raise refusal(explained(exc, Config), source) from exc
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    return _anchored(config, folder, source)
 
 
 def _from_environment(value: Any, path: str) -> Any:
@@ -258,10 +318,23 @@ def _from_environment(value: Any, path: str) -> Any:
     return value
 
 
-def _anchored(config: Config, folder: Path) -> Config:
+def _anchored(config: Config, folder: Path, source: Source) -> Config:
     """The configuration with its folders made independent of where the proxy is started."""
-    teachers = [_anchored_teacher(i, teacher, folder) for i, teacher in enumerate(config.model_list)]
-    models = {name: _anchored_judge(name, location, folder) for name, location in config.scorer.models.items()}
+    complaints: list[tuple[tuple[str | int, ...], str]] = []
+    teachers: list[TeacherConfig] = []
+    models: dict[str, str] = {}
+    for i, teacher in enumerate(config.model_list):
+        try:
+            teachers.append(_anchored_teacher(i, teacher, folder))
+        except ConfigError as exc:
+            complaints.append((("model_list", i, "litellm_params", "model"), exc.message))
+    for name, location in config.scorer.models.items():
+        try:
+            models[name] = _anchored_judge(name, location, folder)
+        except ConfigError as exc:
+            complaints.append((("scorer", "models", name), exc.message))
+    if complaints:
+        raise refusal(complaints, source)
     scorer = config.scorer.model_copy(update={"models": models})
     traces = config.traces
     if traces.folder is not None:
@@ -290,7 +363,15 @@ def _anchored_judge(name: str, location: str, folder: Path) -> str:
         file = folder / Path(location).expanduser()
         _check_gguf(f"scorer.models.{name}", file, {"gguf": "gguf", "accelerate": "accelerate"})
         return str(file)
-    return _anchored_name(location, folder)
+    anchored = _anchored_name(location, folder)
+    if not Path(anchored).is_dir() and "://" not in location and _is_path(location):
+        raise ConfigError(f"scorer.models.{name}", f"there is no model folder at {folder / location}")
+    return anchored
+
+
+def _is_path(location: str) -> bool:
+    """Whether it can only be a place on disk: a hub name is one name, or two around a slash."""
+    return location.startswith((".", "/", "~")) or location.count("/") > 1
 
 
 def _check_gguf(path: str, file: Path, needed: Mapping[str, str]) -> None:

@@ -33,6 +33,7 @@ class ConfigError(CordError):
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
+        self.message = message
 
 
 class RequestError(CordError):

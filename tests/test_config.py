@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from proxy import config
+from proxy import config, hub
 from proxy.errors import ConfigError
 from tests.runtime.gguf_files import METADATA, write_gguf
 
@@ -141,3 +142,70 @@ def test_every_setting_can_be_configured(tmp_path: Path) -> None:
     settings = config.parse(raw, tmp_path).ensembles["cord"].settings
     assert (settings.sampling.temperature, settings.sampling.top_p, settings.budget.steps) == (0.3, 0.5, 3)
     assert (settings.beam_width, settings.speculate) == (2, "off")
+
+
+WRONG = """\
+model_list:
+  - model_name: a
+    litellm_params: {model: gpt-4o}
+  - model_name: b
+    litellm_params:
+      model: openai/b
+      api_base: 127.0.0.1:8000/v1
+scorer:
+  models: {meta: org/meta}
+  meta_provr: meta
+ensembles:
+  cord:
+    teachers: [a, b]
+    beam_widht: 2
+"""
+
+
+def test_all_that_is_wrong_is_told_at_once_with_lines_and_nearest_keys(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(WRONG)
+    with pytest.raises(ConfigError) as caught:
+        config.load(file)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "5 problems:"
+    told = {line.split(": ")[0].strip(): line for line in lines}
+    assert set(told) == {f"config.yaml:{line}" for line in (3, 7, 8, 10, 14)}
+    assert "beam_widht: unknown key; did you mean beam_width?" in told["config.yaml:14"]
+    assert "meta_provr: unknown key; did you mean meta_prover?" in told["config.yaml:10"]
+    assert "scorer.meta_prover: this key is needed" in told["config.yaml:8"]
+    assert "'gpt-4o' does not say who serves it: write PROVIDER/NAME" in told["config.yaml:3"]
+    assert "has no scheme: write http://127.0.0.1:8000/v1" in told["config.yaml:7"]
+
+
+def test_all_missing_checkpoints_are_told_at_once(tmp_path: Path) -> None:
+    raw = changed("scorer.models", {"meta": "./nowhere"})
+    raw["model_list"][0]["litellm_params"] = {"model": "local/gone"}
+    with pytest.raises(ConfigError) as caught:
+        config.parse(raw, tmp_path)
+    assert str(caught.value).count("there is no model folder at") == 2
+
+
+@pytest.mark.parametrize("judge", ["org/a", "org/other"])
+def test_a_teacher_that_judges_alone_is_warned_of(judge: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config.parse(changed("scorer.models.meta", judge), tmp_path)
+    assert any("is the only judge" in message for message in caplog.messages) == (judge == "org/a")
+
+
+def test_the_master_key_may_come_from_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORD_MASTER_KEY", "secret")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    assert config.load(file).general_settings.master_key == "secret"
+
+
+def test_an_unreachable_hub_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    hub.use_cache_if_unreachable(())
+    assert hub.hint() == ""
+    hub.use_cache_if_unreachable(("org/a",))
+    assert "name a folder instead" in hub.hint()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
