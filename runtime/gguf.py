@@ -16,7 +16,8 @@ from typing import Any
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
-_TOKENS = "tokenizer.ggml.tokens"
+_TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+_CONTROL, _USER_DEFINED = 3, 4
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unknown": "unk_token"}
 
 
@@ -26,12 +27,17 @@ class NotGguf(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class GgufMetadata:
-    """`special_tokens` go by the names that chat templates use, such as `bos_token`."""
+    """`special_tokens` go by the names that chat templates use, such as `bos_token`.
+
+    `control_tokens` are all that are special, `added_tokens` others that were added to the vocabulary.
+    """
 
     architecture: str
     context_length: int | None
     chat_template: str | None
     special_tokens: Mapping[str, str]
+    control_tokens: tuple[str, ...] = ()
+    added_tokens: tuple[str, ...] = ()
 
 
 def is_gguf(location: str | Path) -> bool:
@@ -66,11 +72,11 @@ def _parse(data: mmap.mmap, file: Path) -> GgufMetadata:
     for _ in range(count):
         key, at = _string(data, at)
         (kind,) = struct.unpack_from("<I", data, at)
-        values[key], at = _value(data, at + 4, kind, kept=key == _TOKENS)
+        values[key], at = _value(data, at + 4, kind, kept=key in (_TOKENS, _TYPES))
     architecture = str(values.get("general.architecture", ""))
     length = values.get(f"{architecture}.context_length")
     template = values.get("tokenizer.chat_template")
-    tokens = values.get(_TOKENS) or []
+    tokens, types = values.get(_TOKENS) or [], values.get(_TYPES) or []
     special = {
         name: tokens[number]
         for key, name in _SPECIAL.items()
@@ -81,6 +87,8 @@ def _parse(data: mmap.mmap, file: Path) -> GgufMetadata:
         length if isinstance(length, int) else None,
         template if isinstance(template, str) else None,
         special,
+        tuple(token for token, kind in zip(tokens, types, strict=False) if kind == _CONTROL),
+        tuple(token for token, kind in zip(tokens, types, strict=False) if kind == _USER_DEFINED),
     )
 
 

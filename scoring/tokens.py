@@ -2,7 +2,7 @@
 
 Text is cut only where tokenising apart equals tokenising together: at the turn's beginning and, with tokenizers of
 which that holds, at blank lines; each piece is then tokenised once however often it comes. Special-token strings in
-what teachers and clients' answers say stay literal text.
+what clients and teachers say stay literal text.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from runtime.literal import Literal
 from runtime.markup import markup_of
 from scoring.errors import UnsupportedModel
 from scoring.objective import Passage
@@ -90,6 +91,11 @@ class Encoder:
         self._elicitation = elicitation
         _, self._tail = elicitation.around(False)
         self._thinking = markup_of(tokenizer.chat_template)
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        self._literal = Literal.of(tokenizer.chat_template, special, {token.content for token in added})
+        # A fast tokenizer splits special tokens where it is told to; others that were added, it always looks for.
+        self._unsplit = Literal(self._literal.markup & {token.content for token in added if not token.special})
         self._closing = self._thinking.closer if elicitation.closing is None else elicitation.closing
         self._remembered = lru_cache(_REMEMBERED)(self._ids)
         self._openings = lru_cache(_REMEMBERED)(self._opening)
@@ -166,7 +172,10 @@ class Encoder:
 
     def _opening(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The conversation up to where reasoning begins."""
-        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        conversation = [
+            {"role": message.role, "content": self._literal.text(message.content, thinks=message.role == "assistant")}
+            for message in messages
+        ]
         opening: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         return self._markup(self._thinking.opened(opening))
 
@@ -176,7 +185,8 @@ class Encoder:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         """Ids of text in which nothing is special."""
-        return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        words = self._unsplit.text(text)
+        return tuple(self._tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def _pieces(self, text: str) -> tuple[int, ...]:
         return tuple(token for piece in _PIECE.split(text) for token in self._remembered(piece))
@@ -190,6 +200,7 @@ class Encoder:
 
         `after` makes the last scored characters tokenise as they would in running text.
         """
+        before, scored, after = map(self._unsplit.text, (before, scored, after))
         encoded = self._tokenizer(
             before + scored + after, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )

@@ -17,7 +17,7 @@ ALLOWED = {
         "proxy", "proxy.sse", "proxy.errors", "proxy.decoder.tool_calls", "proxy.decoder.types", "proxy.decoder.ports",
         "proxy.decoder.steps",
         "proxy.teachers",
-        "runtime.gguf", "runtime.markup", "runtime.stopping",
+        "runtime.gguf", "runtime.literal", "runtime.markup", "runtime.stopping",
     },
     "proxy/api": {
         "proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy",

@@ -6,11 +6,12 @@ is a `Provider`, data; there is one code path.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import anyio
 import httpx
 import jinja2
 
@@ -22,6 +23,7 @@ from proxy.teachers import wire
 from proxy.teachers.failures import broken_off, refusal
 from proxy.teachers.template import ChatTemplate
 from proxy.teachers.tokens import estimated_tokens
+from runtime.literal import JOINER, restored
 from runtime.stopping import StopScanner
 
 _ERROR_BYTES = 16 << 10
@@ -37,11 +39,14 @@ class Provider:
             streamed and the proxy looks for the stop texts itself, since a step's end and the thinking's end
             must be told apart.
         supports_response_format: completions take `response_format`.
+        may_add_bos: the server may put a BOS token before prompts, as the model's file says, and cannot be told not
+            to. Where the template writes one too, it is found out once whether there would be two.
         extra: fields sent with every call.
     """
 
     reports_stop: bool = False
     supports_response_format: bool = False
+    may_add_bos: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -49,10 +54,13 @@ PROVIDERS = {
     # The template already holds the BOS token; a second one would be added without this.
     "local": Provider(reports_stop=True, extra={"add_special_tokens": False}),
     "hosted_vllm": Provider(reports_stop=True, supports_response_format=True, extra={"add_special_tokens": False}),
-    # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution.
-    "llama_cpp": Provider(extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}),
-    "openai": Provider(),
-    "ollama": Provider(supports_response_format=True),
+    # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution. Its native
+    # one tells its counts with every token if asked to; else they are lost where a stream is stopped.
+    "llama_cpp": Provider(
+        may_add_bos=True, extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0, "timings_per_token": True}
+    ),
+    "openai": Provider(may_add_bos=True),
+    "ollama": Provider(supports_response_format=True, may_add_bos=True),
 }
 """By the provider prefix of `litellm_params.model`."""
 
@@ -74,6 +82,8 @@ class CompatibleTeacher:
         self._client = client
         self._template = template
         self._provider = provider
+        self._adds_bos: bool | None = None
+        self._finding_out = anyio.Lock()
 
     @property
     def name(self) -> str:
@@ -91,7 +101,7 @@ class CompatibleTeacher:
         """Continue the turn; see `decoder.ports.Teacher`. Cancelling closes the connection, which stops the backend."""
         stops = (*ask.stop, self._template.markup.stop) if ask.answer is None else ask.stop
         try:
-            payload = self._payload(ask, await self._template.prompt(ask), stops)
+            payload = self._payload(ask, await self._prompt(ask), stops)
             if on_text is None and self._provider.reports_stop:
                 return await self._whole(payload, ask)
             return await self._streamed(payload, ask, stops, on_text)
@@ -109,6 +119,35 @@ class CompatibleTeacher:
     @property
     def _address(self) -> httpx.URL:
         return self._client.base_url.copy_with(username=None, password=None)
+
+    async def _prompt(self, ask: TeacherRequest) -> str:
+        """The turn as it is sent: with one token that begins the sequence, whoever writes it."""
+        prompt, bos = await self._template.prompt(ask), self._template.bos
+        if bos and prompt.startswith(bos) and self._provider.may_add_bos:
+            async with self._finding_out:
+                if self._adds_bos is None:
+                    self._adds_bos = await self._finds_bos_added(bos)
+            if self._adds_bos:
+                return prompt.removeprefix(bos)
+        return prompt
+
+    async def _finds_bos_added(self, bos: str) -> bool:
+        """Whether the server puts a BOS token before a prompt that has one: by how many tokens it counts."""
+        one, two = [await self._prompt_tokens(bos * times) for times in (1, 2)]
+        return 0 < two - one < one
+
+    async def _prompt_tokens(self, prompt: str) -> int:
+        """How many tokens the server makes of a prompt; 0 where it does not say."""
+        payload = {"model": self._model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
+        try:
+            async with self._call("completions", payload) as reply:
+                body = await wire.read_whole(reply.aiter_raw(), wire.Bounds.of(1).whole_bytes)
+        except TeacherError as exc:
+            if exc.kind in ("refused", "unknown_model"):
+                return 0  # the call itself will tell why
+            raise
+        usage = wire.whole(body).usage
+        return usage.prompt_tokens if usage else 0
 
     def _payload(self, ask: TeacherRequest, prompt: str, stops: tuple[str, ...]) -> dict[str, Any]:
         served: dict[str, Any] = {"stop": list(stops)} if stops and self._provider.reports_stop else {}
@@ -132,7 +171,8 @@ class CompatibleTeacher:
         async with self._call("completions", payload) as reply:
             found = wire.whole(await wire.read_whole(reply.aiter_raw(), bounds.whole_bytes))
         bounds.check(len(found.text), found.usage)
-        return await self._continuation(found.text, ended_by(found.finish, found.stop, ask), found.usage, payload)
+        text = _read_back(payload)(found.text)
+        return await self._continuation(text, ended_by(found.finish, found.stop, ask), found.usage, payload)
 
     async def _streamed(
         self, payload: dict[str, Any], ask: TeacherRequest, stops: tuple[str, ...], on_text: OnText | None
@@ -143,8 +183,10 @@ class CompatibleTeacher:
         pieces: list[str] = []
         received = 0
         usage = finish = stop = None
+        read_back = _read_back(payload)
 
         def hear(text: str) -> None:
+            text = read_back(text)
             pieces.append(text)
             if text and on_text is not None:
                 on_text(text)
@@ -206,6 +248,11 @@ class CompatibleTeacher:
             return Continuation(text, ended, usage.prompt_tokens, usage.completion_tokens)
         prompt_tokens, completion_tokens = await estimated_tokens(payload["prompt"], text)
         return Continuation(text, ended, prompt_tokens, completion_tokens, tokens_estimated=True)
+
+
+def _read_back(payload: Mapping[str, Any]) -> Callable[[str], str]:
+    """How a model's words are read that answer this prompt, in which markup may have been broken up."""
+    return restored if JOINER in payload["prompt"] else str
 
 
 def ended_by(finish: str | None, stop: str | None, ask: TeacherRequest) -> Ended:

@@ -10,8 +10,12 @@ from typing import Any, ClassVar
 import httpx
 
 from proxy.decoder.types import TeacherRequest
+from proxy.errors import TeacherError
 from proxy.teachers import wire
 from proxy.teachers.compatible import CompatibleTeacher
+
+_SHOWN_BYTES = 64 << 20
+"""What Ollama shows of a model may hold its whole vocabulary."""
 
 
 class OllamaTeacher(CompatibleTeacher):
@@ -42,6 +46,19 @@ class OllamaTeacher(CompatibleTeacher):
             "truncate": False,
             "shift": False,
         }
+
+    async def _finds_bos_added(self, bos: str) -> bool:
+        """As the model's file says; where it does not, Ollama adds one."""
+        payload = {"model": self._model}
+        try:
+            async with self._call(self._client.base_url.join("../api/show"), payload) as reply:
+                shown = wire.json_object(await wire.read_whole(reply.aiter_raw(), _SHOWN_BYTES))
+        except TeacherError as exc:
+            if exc.kind in ("refused", "unknown_model"):
+                return True  # the call itself will tell why
+            raise
+        stated = shown.get("model_info")
+        return not isinstance(stated, dict) or stated.get("tokenizer.ggml.add_bos_token") is not False
 
     @property
     def _url(self) -> httpx.URL:

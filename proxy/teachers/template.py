@@ -20,6 +20,7 @@ from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import ConfigError
 from runtime.gguf import NotGguf, is_gguf, read_metadata
+from runtime.literal import NOTHING, Literal
 from runtime.markup import Markup, MarkupName, markup_of
 
 _LONG_MESSAGES = 200
@@ -31,12 +32,14 @@ _LONG_CHARS = 1 << 18
 class ChatTemplate:
     """A Jinja chat template with the special tokens it mentions.
 
-    `hash` (16 hex digits) identifies it in traces.
+    `literal` keeps what people and models say from being read as the template's own markup. `hash` (16 hex digits)
+    identifies the template in traces.
     """
 
     source: str
     special_tokens: Mapping[str, str]
     markup: Markup
+    literal: Literal = NOTHING
 
     @classmethod
     def load(cls, location: str, markup: MarkupName = "auto") -> ChatTemplate:
@@ -54,7 +57,10 @@ class ChatTemplate:
                 "", f"no chat template found at {location!r} (chat_template.jinja or tokenizer_config.json)"
             )
         tokens = {key: _token(value) for key, value in config.items() if key.endswith("_token") and value}
-        return cls(source, tokens, markup_of(source, markup))
+        added = _added(location, config)
+        special = {token for token, is_special in added.items() if is_special}
+        literal = Literal.of(source, {*tokens.values(), *special}, added)
+        return cls(source, tokens, markup_of(source, markup), literal)
 
     @classmethod
     def _in_gguf(cls, file: Path, markup: MarkupName) -> ChatTemplate:
@@ -64,11 +70,18 @@ class ChatTemplate:
             raise ConfigError("", str(exc)) from exc
         if metadata.chat_template is None:
             raise ConfigError("", f"{file} has no chat template")
-        return cls(metadata.chat_template, metadata.special_tokens, markup_of(metadata.chat_template, markup))
+        source, tokens = metadata.chat_template, metadata.special_tokens
+        literal = Literal.of(source, {*tokens.values(), *metadata.control_tokens}, metadata.added_tokens)
+        return cls(source, tokens, markup_of(source, markup), literal)
 
     @property
     def hash(self) -> str:
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+
+    @property
+    def bos(self) -> str:
+        """The token that begins every sequence, as text; empty where there is none."""
+        return self.special_tokens.get("bos_token", "")
 
     @property
     def supports_tools(self) -> bool:
@@ -83,13 +96,19 @@ class ChatTemplate:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        own: Any = list(tools) if tools and self.supports_tools else None
+        own: Any = self._told(tools) if tools and self.supports_tools else None
         spoken = messages if own else with_tools(messages, tools)
-        conversation = [{"role": message.role, "content": message.content} for message in spoken]
+        conversation = [{"role": message.role, "content": self._said(message)} for message in spoken]
         tokens: dict[str, Any] = dict(self.special_tokens)
         rendered: Any = render_jinja_template([conversation], own, None, self.source, False, False, True, **tokens)
         texts, _ = rendered  # and where the assistant's own words stand
         return str(texts[0])
+
+    def _said(self, message: Message) -> str:
+        return self.literal.text(message.content, thinks=message.role == "assistant")
+
+    def _told(self, tools: Sequence[Mapping[str, Any]]) -> Any:
+        return json.loads(self.literal.text(json.dumps(list(tools), ensure_ascii=False)))
 
     async def prompt(self, ask: TeacherRequest) -> str:
         """As `turn`; a long conversation is rendered off the event loop."""
@@ -99,10 +118,11 @@ class ChatTemplate:
 
     def turn(self, ask: TeacherRequest) -> str:
         """The prompt whose continuation is what the ask wants."""
-        reasoning = self.markup.opened(self.render(ask.messages, ask.tools)) + ask.reasoning
+        opened = self.markup.opened(self.render(ask.messages, ask.tools))
+        reasoning = opened + self.literal.text(ask.reasoning)
         if ask.answer is None:
             return reasoning
-        return reasoning + self.markup.closer + ask.answer
+        return reasoning + self.markup.closer + self.literal.text(ask.answer)
 
 
 def _file(location: str, name: str) -> str | None:
@@ -117,6 +137,13 @@ def _file(location: str, name: str) -> str | None:
     except OSError as exc:
         raise ConfigError("", f"cannot read {name} of {location!r}: {exc}") from exc
     return Path(found).read_text(encoding="utf-8") if found else None
+
+
+def _added(location: str, config: Mapping[str, Any]) -> dict[str, bool]:
+    """The tokens that a tokenizer looks for before anything else, and whether each is special."""
+    entries = json.loads(_file(location, "tokenizer.json") or "{}").get("added_tokens", [])
+    entries = [*entries, *config.get("added_tokens_decoder", {}).values()]
+    return {str(entry["content"]): bool(entry.get("special")) for entry in entries}
 
 
 def _token(value: Any) -> str:

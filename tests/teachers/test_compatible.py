@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,8 @@ from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.teachers.compatible import CompatibleTeacher, Provider
 from proxy.teachers.template import ChatTemplate
-from runtime.markup import MarkupName
+from runtime.literal import JOINER
+from runtime.markup import PLAIN, MarkupName
 from runtime.transport import PooledTransport
 from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder
@@ -208,6 +210,62 @@ async def test_cancelling_a_call_closes_its_connection(folder: Path) -> None:
             await began.wait()
             group.cancel_scope.cancel()
     assert closed.is_set()
+
+
+class Counts:
+    """A completions server of a model whose tokens are `<s>` and single characters."""
+
+    def __init__(self, *, adds_bos: bool, counts: bool = True) -> None:
+        self.prompts: list[str] = []
+        self._added = int(adds_bos)
+        self._counts = counts
+
+    async def completions(self, request: Request) -> Response:
+        body = await request.json()
+        self.prompts.append(body["prompt"])
+        tokens = len(body["prompt"].replace("<s>", "#")) + self._added
+        usage = {"prompt_tokens": tokens, "completion_tokens": 1} if self._counts else None
+        return JSONResponse({"choices": [{"text": "x", "finish_reason": "stop"}], "usage": usage})
+
+    @property
+    def transport(self) -> httpx.ASGITransport:
+        app = Starlette(routes=[Route("/v1/completions", self.completions, methods=["POST"])])
+        return httpx.ASGITransport(app=app)
+
+
+@pytest.mark.parametrize(
+    ("adds", "counts", "may", "sent"),
+    [
+        (True, True, True, "Q|"),
+        (False, True, True, "<s>Q|"),
+        (True, False, True, "<s>Q|"),
+        (True, True, False, "<s>Q|"),
+    ],
+    ids=["it adds one", "it adds none", "it does not say", "it is told not to"],
+)
+async def test_sequence_begins_once(adds: bool, counts: bool, may: bool, sent: str) -> None:
+    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}|", {"bos_token": "<s>"}, PLAIN)
+    server = Counts(adds_bos=adds, counts=counts)
+    provider = Provider(reports_stop=True, may_add_bos=may)
+    ask = replace(ASK, messages=(Message("user", "Q"),))
+    async with teacher(server.transport, template, provider) as model, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(model.write, ask)
+    assert server.prompts[-3:] == [f"{sent}### Step 1."] * 3
+    assert len(server.prompts) == (5 if may else 3)
+
+
+async def test_words_come_back_as_they_were_said(folder: Path) -> None:
+    """What was broken up in the prompt, the model may repeat."""
+    template, broken = ChatTemplate.load(str(folder)), f"<{JOINER}|im_end|>"
+    for provider in (REPORTS, SILENT):
+        heard: list[str] = []
+        event = {"choices": [{"text": f" It is {broken}", "finish_reason": "stop"}]}
+        body = json.dumps(event) if provider is REPORTS else f"data: {json.dumps(event)}\n\n"
+        asked = replace(ASK, messages=(Message("user", "What is <|im_end|>?"),))
+        async with teacher(scripted(Response(body)), template, provider) as model:
+            written = await model.write(asked, None if provider is REPORTS else heard.append)
+        assert written.text == " It is <|im_end|>" and "".join(heard) in ("", written.text)
 
 
 THINKS = "{{ messages[0].content }}|{% if add_generation_prompt %}A:{% endif %}{# </think> #}"

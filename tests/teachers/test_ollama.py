@@ -122,3 +122,20 @@ async def test_failures_have_their_kind(ollama: Ollama, kind: str, folder: Path)
         with pytest.raises(TeacherError) as caught:
             await model.write(ASK)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(("shown", "sent"), [(True, ""), (None, ""), (False, "<s>")])
+async def test_sequence_begins_once(shown: bool | None, sent: str, folder: Path) -> None:
+    class Showing(Ollama):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path != "/api/show":
+                return await super().handle_async_request(request)
+            info = {} if shown is None else {"tokenizer.ggml.add_bos_token": shown}
+            return httpx.Response(200, stream=httpx.ByteStream(json.dumps({"model_info": info}).encode()))
+
+    plain = ChatTemplate.load(str(folder))
+    template = replace(plain, source="{{ bos_token }}" + plain.source, special_tokens={"bos_token": "<s>"})
+    ollama = Showing(*says(" a"), END)
+    async with httpx.AsyncClient(transport=ollama, base_url="http://o:11434/v1/") as client:
+        await OllamaTeacher("o", "m", client, template, PROVIDERS["ollama"]).write(ASK)
+    assert ollama.asked[0][1]["prompt"].startswith(f"{sent}<|im_start|>user")
