@@ -41,6 +41,7 @@ from proxy.trace.finder import TraceFinder
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
 from proxy.trace.record import Provenance, TeacherProvenance
+from proxy.ui.page import page_routes
 from runtime.gguf import is_gguf
 from runtime.transport import PooledTransport
 from scoring.client import ScorerClient
@@ -255,6 +256,8 @@ def build_app(config: Config) -> Starlette:
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,
     )
+    if config.general_settings.ui:
+        app.router.routes.extend(page_routes())
     app.state.background = parts.background
     return app
 

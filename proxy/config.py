@@ -200,6 +200,7 @@ class GeneralSettings(_Section):
     max_in_flight: Annotated[int, Field(ge=1)] = 64
     keepalive_s: Annotated[float, Field(gt=0)] = 10.0
     inline_reasoning: bool = False
+    ui: bool = True
     shutdown_s: Annotated[int, Field(ge=0)] = 30
 
 

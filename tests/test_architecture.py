@@ -28,6 +28,7 @@ ALLOWED = {
         "proxy.decoder", "proxy.errors", "proxy.service", "proxy.teachers.template", "proxy.trace",
         "runtime.markup",
     },
+    "proxy/ui": {"proxy.errors", "proxy.trace", "proxy.ui"},
     "runtime": {"runtime"},
     "scoring": {"runtime", "scoring"},
     "serving": {"runtime", "serving"},
