@@ -218,6 +218,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         keepalive_s=general.keepalive_s,
         max_in_flight=general.max_in_flight,
         inline_reasoning=general.inline_reasoning,
+        relay_unsupported=general.relay_unsupported,
     )
     background = Background(builder.children, Probes(builder.targets, scorer_target))
     return Parts(service, options, metrics, background, builder.clients, builder.upstreams, log, live, finder)

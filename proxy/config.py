@@ -201,6 +201,7 @@ class GeneralSettings(_Section):
     keepalive_s: Annotated[float, Field(gt=0)] = 10.0
     inline_reasoning: bool = False
     ui: bool = True
+    relay_unsupported: bool = False
     shutdown_s: Annotated[int, Field(ge=0)] = 30
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +32,21 @@ async def read_json(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise TooLarge(f"the body is longer than {limit} bytes")
     return bytes(body)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON object.
+
+    Raises:
+        RequestError: it is not JSON, is nested too deeply, or is no object.
+    """
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as exc:
+        raise RequestError(f"the body is not JSON: {exc}", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    return fields
 
 
 def to_json(value: Any) -> str:

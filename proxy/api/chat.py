@@ -6,16 +6,18 @@ The texts of a stream, put together, are the texts of the whole reply to the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import sse
 from proxy.api.body import to_json
-from proxy.api.dialect import Asked, Dialect
+from proxy.api.endpoint import Exchange, ReplyStream
 from proxy.api.errors import ErrorReply
-from proxy.api.fields import CHAT, drop_neutral
-from proxy.api.schema import ChatRequest, parse
+from proxy.api.fields import CHAT, supported, wishes
+from proxy.api.plan import Wish
+from proxy.api.schema import ChatRequest, StreamOptions, check
+from proxy.api.stream import DONE, Push
 from proxy.decoder import tool_calls
 from proxy.decoder.events import AnswerDelta, Committed, Scored
 from proxy.decoder.journal import Stamped
@@ -23,8 +25,7 @@ from proxy.decoder.search import STRATEGIES
 from proxy.decoder.settings import Settings
 from proxy.decoder.summary import Summary, Usage
 from proxy.decoder.types import Candidate, Result, Score
-from proxy.errors import RequestError
-from proxy.service import Ensemble, Job
+from proxy.service import Job
 from runtime.stopping import StopScanner
 
 THINK, THOUGHT = "<think>\n", "</think>\n\n"
@@ -34,18 +35,22 @@ THINK, THOUGHT = "<think>\n", "</think>\n\n"
 class ChunkStream:
     """Turns events into `chat.completion.chunk`s as they come; `finish` adds the last ones.
 
-    `inline` puts the reasoning into `content`, between think tags.
+    Inlined reasoning goes into `content`, between think tags.
     """
 
-    job: Job
-    inline: bool
-    include_usage: bool
-    push: Callable[[bytes], None]
+    exchange: Exchange
+    push: Push
+    options: StreamOptions
     scores: dict[int, Score] = field(default_factory=dict)
     committed: int = 0
     answering: bool = False
     said: str = ""
+    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))
     held: StopScanner = field(default_factory=lambda: StopScanner((tool_calls.OPENING,)))
+
+    @property
+    def job(self) -> Job:
+        return self.exchange.job
 
     def hear(self, stamped: Stamped) -> None:
         """A listener to the search's journal."""
@@ -59,15 +64,15 @@ class ChunkStream:
                 # What may become a call is held back until it is known whether it is one.
                 self._say(self.held.feed(text) if self.job.problem.tools else text)
 
-    def finish(self, result: Result, summary: Summary, request_id: str) -> None:
+    def finish(self, result: Result, summary: Summary) -> None:
         """The chunk with the finish reason and the summary, and the one with the usage if it was asked for."""
         self._open_answer()
-        content, called, finish = _answer(self.job, result)
+        content, called, finish = answer_of(self.job, result)
         self._say(content[len(self.said) :])
         if called:
             self._delta({"tool_calls": [{"index": i, **call} for i, call in enumerate(called)]})
-        self._delta({}, finish_reason=finish, cord=cord_object(self.job, result, summary, request_id))
-        if self.include_usage:
+        self._delta({}, finish_reason=finish, cord=cord_object(self.exchange, result, summary))
+        if self.options.include_usage:
             self._push({"choices": [], "usage": usage_object(summary.usage)})
 
     def failure(self, reply: ErrorReply) -> bytes:
@@ -77,11 +82,13 @@ class ChunkStream:
     def _step(self, candidate: Candidate) -> None:
         text = candidate.text
         delta = {"reasoning_content": text, "reasoning": text}
-        if self.inline:
+        if self.exchange.inline:
             delta = {"content": text if self.committed else THINK + text}
         if not self.committed:
             self._delta({"role": "assistant", "content": ""})
         self.committed += 1
+        tokens = self.usage.completion_tokens + candidate.completion_tokens
+        self.usage = Usage(self.usage.prompt_tokens or candidate.prompt_tokens, tokens, tokens)
         score = self.scores.get(candidate.id)
         value = step_value(score, self.job.settings)
         self._delta(
@@ -102,24 +109,30 @@ class ChunkStream:
 
     def _open_answer(self) -> None:
         """Close the inlined reasoning, once, before the answer."""
-        if self.inline and not self.answering:
+        if self.exchange.inline and not self.answering:
             self._delta({"content": THOUGHT})
         self.answering = True
 
     def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> None:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        usage = {"usage": None} if self.include_usage else {}
-        self._push({"choices": [choice], **usage, **extra})
+        self._push({"choices": [choice], **self._usage_so_far(), **extra})
+
+    def _usage_so_far(self) -> dict[str, Any]:
+        """What every chunk says of the usage; the answer is counted once it is whole."""
+        if self.options.continuous_usage_stats:
+            return {"usage": usage_object(self.usage)}
+        return {"usage": None} if self.options.include_usage else {}
 
     def _push(self, body: dict[str, Any]) -> None:
         head = _head(self.job, "chat.completion.chunk")
         self.push(sse.encode(to_json({**head, **body})))
 
 
-def completion(job: Job, result: Result, summary: Summary, request_id: str, *, inline: bool) -> dict[str, Any]:
+def completion(exchange: Exchange, result: Result, summary: Summary) -> dict[str, Any]:
     """The whole reply as a `chat.completion`."""
+    job, inline = exchange.job, exchange.inline
     reasoning = result.winner.text
-    content, called, finish = _answer(job, result)
+    content, called, finish = answer_of(job, result)
     said: str | None = f"{THINK}{reasoning}{THOUGHT}{content}" if inline else content
     message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None, "annotations": []}
     if called:
@@ -131,11 +144,11 @@ def completion(job: Job, result: Result, summary: Summary, request_id: str, *, i
         **_head(job, "chat.completion"),
         "choices": [choice],
         "usage": usage_object(summary.usage),
-        "cord": cord_object(job, result, summary, request_id),
+        "cord": cord_object(exchange, result, summary),
     }
 
 
-def _answer(job: Job, result: Result) -> tuple[str, list[dict[str, Any]], str]:
+def answer_of(job: Job, result: Result) -> tuple[str, list[dict[str, Any]], str]:
     """What the answer says, the calls it makes in OpenAI's form, and why it ended."""
     if not job.problem.tools:
         return result.answer, [], result.finish_reason
@@ -167,11 +180,11 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def cord_object(job: Job, result: Result, summary: Summary, request_id: str) -> dict[str, Any]:
+def cord_object(exchange: Exchange, result: Result, summary: Summary) -> dict[str, Any]:
     """How the reply came about: the search, its value, who wrote which step, and what it cost."""
-    settings, cost = job.settings, summary.cost
+    settings, cost = exchange.job.settings, summary.cost
     return {
-        "request_id": request_id,
+        "request_id": exchange.request_id,
         "strategy": settings.strategy,
         "score": settings.score if STRATEGIES[settings.strategy].rank == "score" else None,
         "source": summary.source.value,
@@ -224,39 +237,60 @@ def _head(job: Job, object: str) -> dict[str, Any]:
     return {"id": job.problem.id, "object": object, "created": int(job.received), "model": job.ensemble.name}
 
 
-def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
-    """The first field that these teachers cannot honour together; None if there is none."""
-    try:
-        drop_neutral(asked)
-    except RequestError as exc:
-        return exc.param
-    if asked.get("tools") not in (None, []):
-        if not ensemble.supports_tools:
-            return "tools"
-        if asked.get("tool_choice") not in (None, "auto", "none"):
-            return "tool_choice"  # nobody here is held to calling
-    if asked.get("response_format") not in (None, {"type": "text"}) and not ensemble.supports_response_format:
-        return "response_format"
-    messages = asked.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        if not isinstance(message, dict):
-            continue
-        parts = message.get("content") if isinstance(message.get("content"), list) else ()
-        other = any(isinstance(part, dict) and part.get("type") != "text" for part in parts or ())
-        if other or message.get("role") == "function":
-            return "messages"
-    return None
+@dataclass(frozen=True, slots=True)
+class ParsedChat:
+    """A chat request."""
+
+    chat: ChatRequest
+
+    def reply(self, exchange: Exchange, result: Result, summary: Summary) -> dict[str, Any]:
+        return completion(exchange, result, summary)
+
+    def stream(self, exchange: Exchange, push: Push) -> ReplyStream:
+        return ChunkStream(exchange, push, self.chat.stream_options or StreamOptions())
 
 
-def _stream(job: Job, asked: Asked, inline: bool, push: Callable[[bytes], None]) -> ChunkStream:
-    options = asked.chat.stream_options
-    return ChunkStream(job, inline, bool(options and options.include_usage), push)
+@dataclass(frozen=True, slots=True)
+class ChatEndpoint:
+    """`/v1/chat/completions`."""
+
+    path: str = "chat/completions"
+    tail: bytes = DONE
+
+    def wishes(self, fields: Mapping[str, Any]) -> list[Wish]:
+        """Fields that a panel cannot honour, tools, a format, and content that is not text."""
+        found = [*wishes(fields, CHAT), *tool_wishes(fields)]
+        format = fields.get("response_format")
+        if format is not None and not (isinstance(format, dict) and format.get("type") == "text"):
+            message = "no teacher here can hold an answer to a format; only {'type': 'text'} is accepted"
+            found.append(Wish("response_format", "format", message))
+        messages = fields.get("messages")
+        for i, message in enumerate(messages if isinstance(messages, list) else ()):
+            if isinstance(message, dict) and (key := _not_text(message)) is not None:
+                wish = Wish(f"messages[{i}].{key}", "single", f"messages[{i}].{key}: only text is decoded together")
+                return [*found, wish]
+        return found
+
+    def parse(self, fields: Mapping[str, Any]) -> ParsedChat:
+        return ParsedChat(check(supported(fields, CHAT), ChatRequest))
 
 
-DIALECT = Dialect(
-    path="chat/completions",
-    read=lambda body: Asked(parse(body, ChatRequest, CHAT)),
-    needs_one=_needs_one,
-    whole=lambda job, asked, result, summary, id, inline: completion(job, result, summary, id, inline=inline),
-    stream=_stream,
-)
+def tool_wishes(fields: Mapping[str, Any]) -> list[Wish]:
+    """Tools need a teacher that calls them; that one is called cannot be promised."""
+    found = []
+    if fields.get("tools") not in (None, []) and fields.get("tool_choice") != "none":
+        message = "no teacher here knows how to call tools; only [] is accepted"
+        found.append(Wish("tools", "tools", message))
+    if fields.get("tool_choice") not in (None, "auto", "none"):
+        message = 'a panel cannot be made to call a tool; only "auto" or "none" is accepted'
+        found.append(Wish("tool_choice", "single", message))
+    return found
+
+
+def _not_text(message: Mapping[str, Any]) -> str | None:
+    """The key of a message that holds something else than text."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    if any(isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text" for part in parts):
+        return "content"
+    return "role" if message.get("role") == "function" else None

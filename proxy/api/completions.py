@@ -5,16 +5,17 @@ A single teacher continues the prompt itself, raw: that goes straight to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from proxy import sse
 from proxy.api.body import to_json
 from proxy.api.chat import THINK, THOUGHT, cord_object, suffix, usage_object
-from proxy.api.dialect import Asked, Dialect
+from proxy.api.endpoint import Exchange, ReplyStream
 from proxy.api.errors import ErrorReply
-from proxy.api.fields import COMPLETIONS, drop_neutral
+from proxy.api.fields import COMPLETIONS, supported, wishes
+from proxy.api.plan import Wish
 from proxy.api.schema import (
     ChatRequest,
     CordOptions,
@@ -29,14 +30,14 @@ from proxy.api.schema import (
     TopP,
     Wire,
     WireMessage,
-    parse,
+    check,
 )
+from proxy.api.stream import DONE, Push
 from proxy.decoder.events import AnswerDelta, Committed
 from proxy.decoder.journal import Stamped
 from proxy.decoder.summary import Summary
 from proxy.decoder.types import Result
-from proxy.errors import RequestError
-from proxy.service import Ensemble, Job
+from proxy.service import Job
 
 
 class CompletionRequest(Wire):
@@ -65,26 +66,25 @@ class CompletionRequest(Wire):
 class CompletionStream:
     """Turns events into chunks as they come; `finish` adds the last ones."""
 
-    job: Job
-    inline: bool
+    exchange: Exchange
+    push: Push
     include_usage: bool
-    push: Callable[[bytes], None]
     thought: bool = False
     answering: bool = False
 
     def hear(self, stamped: Stamped) -> None:
         """A listener to the search's journal."""
         match stamped.event:
-            case Committed(candidate) if self.inline:
+            case Committed(candidate) if self.exchange.inline:
                 self._say(candidate.text if self.thought else THINK + candidate.text)
                 self.thought = True
             case AnswerDelta(text):
                 self._say(THOUGHT + text if self.thought and not self.answering else text)
                 self.answering = True
 
-    def finish(self, result: Result, summary: Summary, request_id: str) -> None:
+    def finish(self, result: Result, summary: Summary) -> None:
         """The chunk with the finish reason and the summary, and the one with the usage if it was asked for."""
-        self._say("", result.finish_reason, cord=cord_object(self.job, result, summary, request_id))
+        self._say("", result.finish_reason, cord=cord_object(self.exchange, result, summary))
         if self.include_usage:
             self._push({"choices": [], "usage": usage_object(summary.usage)})
 
@@ -96,17 +96,17 @@ class CompletionStream:
         self._push({"choices": [_choice(text, finish_reason)], **extra})
 
     def _push(self, body: dict[str, Any]) -> None:
-        self.push(sse.encode(to_json({**_head(self.job), **body})))
+        self.push(sse.encode(to_json({**_head(self.exchange.job), **body})))
 
 
-def completion(job: Job, result: Result, summary: Summary, request_id: str, *, inline: bool) -> dict[str, Any]:
+def completion(exchange: Exchange, result: Result, summary: Summary) -> dict[str, Any]:
     """The whole reply as a `text_completion`."""
-    text = f"{THINK}{result.winner.text}{THOUGHT}{result.answer}" if inline else result.answer
+    text = f"{THINK}{result.winner.text}{THOUGHT}{result.answer}" if exchange.inline else result.answer
     return {
-        **_head(job),
+        **_head(exchange.job),
         "choices": [_choice(text, result.finish_reason)],
         "usage": usage_object(summary.usage),
-        "cord": cord_object(job, result, summary, request_id),
+        "cord": cord_object(exchange, result, summary),
     }
 
 
@@ -123,28 +123,33 @@ def _head(job: Job) -> dict[str, Any]:
     }
 
 
-def _read(body: bytes) -> Asked:
-    return Asked(parse(body, CompletionRequest, COMPLETIONS).chat())
+@dataclass(frozen=True, slots=True)
+class ParsedCompletion:
+    """A completion request as a chat."""
+
+    chat: ChatRequest
+
+    def reply(self, exchange: Exchange, result: Result, summary: Summary) -> dict[str, Any]:
+        return completion(exchange, result, summary)
+
+    def stream(self, exchange: Exchange, push: Push) -> ReplyStream:
+        options = self.chat.stream_options
+        return CompletionStream(exchange, push, bool(options and options.include_usage))
 
 
-def _needs_one(asked: Mapping[str, Any], ensemble: Ensemble) -> str | None:
-    """Tokens, several prompts, and what asks for more than the answer."""
-    try:
-        drop_neutral(asked, COMPLETIONS)
-    except RequestError as exc:
-        return exc.param
-    return "prompt" if isinstance(asked.get("prompt"), list) else None
+@dataclass(frozen=True, slots=True)
+class CompletionsEndpoint:
+    """`/v1/completions`."""
 
+    path: str = "completions"
+    tail: bytes = DONE
 
-def _stream(job: Job, asked: Asked, inline: bool, push: Callable[[bytes], None]) -> CompletionStream:
-    options = asked.chat.stream_options
-    return CompletionStream(job, inline, bool(options and options.include_usage), push)
+    def wishes(self, fields: Mapping[str, Any]) -> list[Wish]:
+        """Fields that a panel cannot honour, tokens, and several prompts."""
+        found = wishes(fields, COMPLETIONS)
+        if isinstance(fields.get("prompt"), list):
+            found.append(Wish("prompt", "single", "a panel decodes one prompt of text, no list and no tokens"))
+        return found
 
-
-DIALECT = Dialect(
-    path="completions",
-    read=_read,
-    needs_one=_needs_one,
-    whole=lambda job, asked, result, summary, id, inline: completion(job, result, summary, id, inline=inline),
-    stream=_stream,
-)
+    def parse(self, fields: Mapping[str, Any]) -> ParsedCompletion:
+        return ParsedCompletion(check(supported(fields, COMPLETIONS), CompletionRequest).chat())

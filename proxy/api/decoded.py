@@ -1,7 +1,6 @@
-"""A path whose requests are decoded: from the connection to a job, from the job's search to the reply.
+"""A path whose requests are decoded: from the connection to a plan, from the plan to the reply.
 
-What is for one teacher alone goes straight to it instead (`proxy.api.relay`). How requests and replies look is the
-path's `Dialect`.
+How requests and replies look is the path's `Endpoint`; what becomes of a request is `proxy.api.plan`'s.
 """
 
 from __future__ import annotations
@@ -13,16 +12,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.types import Send
 
 from proxy.api.admission import Admission
-from proxy.api.body import JsonReply, read_json
+from proxy.api.body import JsonReply, parse_json, read_json
 from proxy.api.chat import result_value
-from proxy.api.dialect import Asked, Dialect, Stream
+from proxy.api.endpoint import Endpoint, Exchange, ParsedRequest, ReplyStream
 from proxy.api.errors import report
 from proxy.api.job import ApiOptions, make_job
-from proxy.api.relay import Relay
+from proxy.api.plan import Decode, Models, Refuse, Relay, Wanted, plan
+from proxy.api.relay import Forwarder, Received
 from proxy.api.stream import Push, stream_events
 from proxy.decoder.events import TeacherFailed
 from proxy.decoder.journal import Listener, Stamped
@@ -34,6 +35,9 @@ from runtime.disconnects import while_connected
 
 log = logging.getLogger(__name__)
 
+_LARGE = 64 * 1024
+"""Bytes of a body above which it is read in a thread, so that others are answered meanwhile."""
+
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -44,14 +48,45 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """The endpoint. A request that is refused has started no teacher."""
+class _Relayed:
+    """A request for a single teacher's server."""
 
-    dialect: Dialect
+    to: Relay
+    received: Received
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A request for several teachers, checked."""
+
+    exchange: Exchange
+    parsed: ParsedRequest
+    warnings: tuple[str, ...]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a reply tells before it has begun."""
+        job = self.exchange.job
+        told = {"x-cord-warning": "; ".join(self.warnings)} if self.warnings else {}
+        return {
+            **told,
+            "x-request-id": self.exchange.request_id,
+            "x-cord-search-id": job.problem.id,
+            "x-cord-model": _header_text(job.ensemble.name),
+            "x-cord-strategy": job.settings.strategy,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """The endpoint of one path: reads, plans, and decodes or passes on. A refused request has started no teacher."""
+
+    endpoint: Endpoint
     service: Service
+    models: Models
     options: ApiOptions
     admission: Admission
-    relay: Relay
+    forwarder: Forwarder
 
     async def __call__(self, request: Request, id: str, send: Send) -> None:
         """Answer one request.
@@ -60,44 +95,67 @@ class Decoded:
             CordError: the request cannot be answered; nothing was sent.
             ClientGone: the client left, and the search was cancelled.
         """
-        received = time.time()
+        arrived = time.time()
         body = await read_json(request, self.options.max_body_bytes)
-        handover = self.relay.handover(body, self.dialect.path, self.service.ensembles, self.dialect.needs_one)
-        if handover is not None:
-            await self.relay.pass_on(handover, self.dialect.path, request, id, send)
+        if len(body) > _LARGE:
+            planned = await anyio.to_thread.run_sync(self._prepare, body, id, arrived)
+        else:
+            planned = self._prepare(body, id, arrived)
+        if isinstance(planned, _Relayed):
+            await self.forwarder.pass_on(planned.to, self.endpoint.path, planned.received, request, id, send)
             return
-        asked = self.dialect.read(body)
-        chat = asked.chat
-        job = make_job(chat, self.service.ensembles, self.options, id, received)
-        wish = chat.cord.inline_reasoning if chat.cord else None
-        inline = self.options.inline_reasoning if wish is None else wish
-        warnings = chat.cord.warnings if chat.cord else ()
-        for warning in warnings:
+        for warning in planned.warnings:
             log.warning("request %s: cord: %s", id, warning)
         with self.admission.place():
-            await (self._stream if chat.stream else self._whole)(job, asked, id, request, send, inline)
+            await (self._stream if planned.parsed.chat.stream else self._whole)(planned, request, send)
 
-    async def _whole(self, job: Job, asked: Asked, id: str, request: Request, send: Send, inline: bool) -> None:
-        result, journal = await while_connected(request.receive, lambda: self._decode(job))
+    def _prepare(self, body: bytes, id: str, arrived: float) -> _Decoded | _Relayed:
+        """The body, read and checked once, and what becomes of it.
+
+        Raises:
+            RequestError: it is refused.
+        """
+        fields = parse_json(body)
+        if not isinstance(fields.get("model"), str) or not fields["model"]:
+            self.endpoint.parse(fields)
+            raise RequestError("'model' is missing", param="model", code="missing_required_parameter")
+        wishes = self.endpoint.wishes(fields)
+        wanted = Wanted.of(self.endpoint.path, fields, wishes, self.options.relay_unsupported)
+        match plan(wanted, self.models):
+            case Relay() as relay:
+                return _Relayed(relay, Received(body, fields))
+            case Refuse(error):
+                raise error
+            case Decode(ensemble):
+                parsed = self.endpoint.parse(fields)
+                job = make_job(parsed.chat, ensemble, self.options, id, arrived)
+                cord = parsed.chat.cord
+                wish = cord.inline_reasoning if cord else None
+                inline = self.options.inline_reasoning if wish is None else wish
+                return _Decoded(Exchange(job, id, inline), parsed, cord.warnings if cord else ())
+
+    async def _whole(self, decoded: _Decoded, request: Request, send: Send) -> None:
+        exchange = decoded.exchange
+        result, journal = await while_connected(request.receive, lambda: self._decode(exchange.job))
         summary = summarise(stamped.event for stamped in journal)
-        headers = {**_headers(job, asked, id), **_result_headers(result, summary)}
-        reply = JsonReply(self.dialect.whole(job, asked, result, summary, id, inline), headers=headers)
+        headers = {**decoded.headers, **_result_headers(result, summary)}
+        reply = JsonReply(decoded.parsed.reply(exchange, result, summary), headers=headers)
         await reply(request.scope, request.receive, send)
 
-    async def _stream(self, job: Job, asked: Asked, id: str, request: Request, send: Send, inline: bool) -> None:
-        streams: list[Stream] = []
+    async def _stream(self, decoded: _Decoded, request: Request, send: Send) -> None:
+        streams: list[ReplyStream] = []
 
         async def produce(push: Push) -> None:
-            stream = self.dialect.stream(job, asked, inline, push)
+            stream = decoded.parsed.stream(decoded.exchange, push)
             streams.append(stream)
-            result, journal = await self._decode(job, stream.hear)
-            stream.finish(result, summarise(stamped.event for stamped in journal), id)
+            result, journal = await self._decode(decoded.exchange.job, stream.hear)
+            stream.finish(result, summarise(stamped.event for stamped in journal))
 
         def explain(exc: Exception) -> bytes:
-            return streams[0].failure(report(exc, id))
+            return streams[0].failure(report(exc, decoded.exchange.request_id))
 
-        headers, tail = _headers(job, asked, id), self.dialect.tail
-        await stream_events(request.receive, send, produce, headers, self.options.keepalive_s, explain, tail)
+        keepalive_s, tail = self.options.keepalive_s, self.endpoint.tail
+        await stream_events(request.receive, send, produce, decoded.headers, keepalive_s, explain, tail)
 
     async def _decode(self, job: Job, *listeners: Listener) -> tuple[Result, Sequence[Stamped]]:
         """Search; where all that failed was that no teacher could hold the prompt, the request is at fault."""
@@ -113,18 +171,6 @@ class Decoded:
             if failures != {"context_overflow"}:
                 raise
             raise RequestError(str(exc), param="messages", code="context_length_exceeded") from exc
-
-
-def _headers(job: Job, asked: Asked, id: str) -> dict[str, str]:
-    warnings = asked.chat.cord.warnings if asked.chat.cord else ()
-    told = {"x-cord-warning": "; ".join(warnings)} if warnings else {}
-    return {
-        **told,
-        "x-request-id": id,
-        "x-cord-search-id": job.problem.id,
-        "x-cord-model": _header_text(job.ensemble.name),
-        "x-cord-strategy": job.settings.strategy,
-    }
 
 
 def _result_headers(result: Result, summary: Summary) -> dict[str, str]:

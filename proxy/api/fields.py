@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.api.body import to_json
-from proxy.errors import RequestError
+from proxy.api.plan import Wish
 
 Neutral = Mapping[str, tuple[Any, ...]]
 """By field, the values that ask for nothing; null always does."""
@@ -37,7 +37,7 @@ CHAT: Neutral = {
     "length_penalty": (1,),
     "best_of": (1,),
     "use_beam_search": (False,),
-    "ignore_eos": (False,),
+    "ignore_eos": (False, True),
     "min_tokens": (0,),
     "echo": (False,),
 }
@@ -48,28 +48,27 @@ RESPONSES: Neutral = {
     "background": (False,),
     "context_management": (),
     "conversation": (),
-    "include": ([],),
+    "include": ([], ["reasoning.encrypted_content"]),
     "max_tool_calls": (),
     "parallel_tool_calls": (True, False),
     "previous_response_id": (),
     "prompt": (),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "top_logprobs": (0,),
 }
 
 
-def drop_neutral(body: Mapping[str, Any], table: Neutral = CHAT) -> dict[str, Any]:
-    """The body without the unsupported fields that ask for nothing (null always does).
-
-    Raises:
-        RequestError: such a field asks for something; `param` names it.
-    """
-    for name in body.keys() & table.keys():
-        value = body[name]
-        if value is not None and not any(_same(value, neutral) for neutral in table[name]):
-            raise RequestError(_refusal(name, table), param=name, code="unsupported_parameter")
+def supported(body: Mapping[str, Any], table: Neutral) -> dict[str, Any]:
+    """The body without the fields of the table."""
     return {name: value for name, value in body.items() if name not in table}
+
+
+def wishes(body: Mapping[str, Any], table: Neutral) -> list[Wish]:
+    """The fields of the table that ask for something, which only a single teacher can grant."""
+    return [
+        Wish(name, "single", _refusal(name, table))
+        for name, value in body.items()
+        if name in table and value is not None and not any(_same(value, neutral) for neutral in table[name])
+    ]
 
 
 def _same(value: Any, neutral: Any) -> bool:
@@ -80,4 +79,4 @@ def _same(value: Any, neutral: Any) -> bool:
 def _refusal(name: str, table: Neutral) -> str:
     neutral = " or ".join(to_json(value) for value in table[name])
     allowed = f"; only {neutral} is accepted" if neutral else ""
-    return f"{name!r} is not supported by this server{allowed}"
+    return f"{name!r} cannot be honoured by several teachers together{allowed}"

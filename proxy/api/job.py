@@ -16,7 +16,7 @@ from proxy.api.schema import RECORDED, ChatRequest, CordOptions
 from proxy.decoder.search import STRATEGIES
 from proxy.decoder.settings import Sampling, Settings, fitting
 from proxy.decoder.types import Message, Problem
-from proxy.errors import RequestError, UnknownModel
+from proxy.errors import RequestError
 from proxy.service import Ensemble, Job
 
 
@@ -32,6 +32,7 @@ class ApiOptions:
         max_in_flight: searches that may run at once; one more is told to come again after `retry_after_s`.
         max_body_bytes: the longest request body that is read.
         inline_reasoning: put the reasoning into `content`, in think tags, unless the request says otherwise.
+        relay_unsupported: hand what a panel cannot decode to one of its teachers, unless the request says otherwise.
         created: when the models came to be, in seconds since the epoch.
     """
 
@@ -43,29 +44,24 @@ class ApiOptions:
     retry_after_s: int = 2
     max_body_bytes: int = 4 * 1024 * 1024
     inline_reasoning: bool = False
+    relay_unsupported: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-def make_job(
-    request: ChatRequest, ensembles: Mapping[str, Ensemble], options: ApiOptions, request_id: str, received: float
-) -> Job:
-    """The job a request asks for.
+def make_job(request: ChatRequest, ensemble: Ensemble, options: ApiOptions, request_id: str, received: float) -> Job:
+    """The job that these teachers are asked to do; that they can was decided by `proxy.api.plan`.
 
     Raises:
-        UnknownModel: no ensemble has this name.
         RequestError: a setting does not fit the ensemble.
     """
-    ensemble = ensembles.get(request.model)
-    if ensemble is None:
-        raise UnknownModel(f"the model {request.model[:256]!r} is not configured", param="model")
     cord = request.cord or CordOptions()
     problem = Problem(
         id=f"chatcmpl-{secrets.token_hex(16)}",
         messages=_conversation(request),
         references=tuple(cord.reference or ()),
         stop=tuple(request.stop or ()),
-        format=_format(request, ensemble),
-        tools=_tools(request, ensemble),
+        format=_format(request),
+        tools=_tools(request),
     )
     metadata = {name: getattr(request, name) for name in RECORDED if getattr(request, name) is not None}
     if problem.format is not None:
@@ -91,24 +87,18 @@ def _conversation(request: ChatRequest) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _tools(request: ChatRequest, ensemble: Ensemble) -> tuple[Mapping[str, Any], ...]:
-    """What the answer may call; it is a teacher that knows how who must write it."""
+def _tools(request: ChatRequest) -> tuple[Mapping[str, Any], ...]:
+    """What the answer may call."""
     if not request.tools or request.tool_choice == "none":
         return ()
-    if not ensemble.supports_tools:
-        message = f"no teacher of {ensemble.name!r} knows how to call tools; only [] is accepted"
-        raise RequestError(message, param="tools", code="unsupported_parameter")
     return tuple(tool.model_dump(exclude_none=True) for tool in request.tools)
 
 
-def _format(request: ChatRequest, ensemble: Ensemble) -> dict[str, Any] | None:
-    """What the answer is to be held to; it is the teachers that write it who must be able to."""
+def _format(request: ChatRequest) -> dict[str, Any] | None:
+    """What the answer is held to."""
     asked = request.response_format
     if asked is None or asked.type == "text":
         return None
-    if not ensemble.supports_response_format:
-        message = f"no teacher of {ensemble.name!r} can hold an answer to a format; only {{'type': 'text'}} is accepted"
-        raise RequestError(message, param="response_format", code="unsupported_parameter")
     return asked.model_dump(by_alias=True, exclude_none=True)
 
 
@@ -118,6 +108,7 @@ def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, optio
     if "answerer" in cord.given and settings.answerer not in (None, *names):
         message = f"{settings.answerer!r} is not a teacher of {ensemble.name!r}; these are {', '.join(names)}"
         raise RequestError(message, param="cord.answerer", code="invalid_value")
+    _check_strategy(cord, settings, ensemble.name)
     asked = cord.given.get("score")
     if asked is not None or STRATEGIES[settings.strategy].rank == "score":
         score = resolve_score(
@@ -136,6 +127,24 @@ def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, optio
         sampling=_sampling(request, settings.sampling),
         budget=replace(settings.budget, total_tokens=total),
     )
+
+
+def _check_strategy(cord: CordOptions, settings: Settings, name: str) -> None:
+    """That the strategy heeds what the request sets.
+
+    Raises:
+        RequestError: a setting would be ignored.
+    """
+    strategy, given = STRATEGIES[settings.strategy], cord.given
+    ignored = {
+        "beam_width": strategy.width is not None and given.get("beam_width", 1) > 1,
+        "score": strategy.rank != "score" and given.get("score", "auto") != "auto",
+        "adaptive": strategy.teachers == 1 and given.get("adaptive", False),
+    }
+    for key in filter(ignored.__getitem__, ignored):
+        message = f"{name!r} would search by the strategy {settings.strategy!r}, which ignores {key}"
+        hint = "; give cord.strategy as well, as 'beam'"
+        raise RequestError(f"{message}{hint}", param=f"cord.{key}", code="invalid_value")
 
 
 def _sampling(request: ChatRequest, configured: Sampling) -> Sampling:

@@ -14,19 +14,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from proxy.api import chat, completions, responses
 from proxy.api.admission import Admission
 from proxy.api.auth import authorise
-from proxy.api.body import JsonReply
-from proxy.api.decoded import Decoded, request_id
+from proxy.api.body import JsonReply, parse_json, read_json
+from proxy.api.chat import ChatEndpoint
+from proxy.api.completions import CompletionsEndpoint
+from proxy.api.decoded import Answering, request_id
+from proxy.api.endpoint import Endpoint as Path
 from proxy.api.errors import ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
 from proxy.api.live import Events, LiveSearches, Searches
 from proxy.api.openapi import describe_api
-from proxy.api.relay import RELAYED, Relay, Told, Upstream
+from proxy.api.plan import Models, Refuse, Relay, Wanted, plan
+from proxy.api.relay import RELAYED, Forwarder, Received, Told, Upstream
+from proxy.api.responses import ResponsesEndpoint
 from proxy.api.traces import Traces, TraceStore
-from proxy.errors import UnknownModel
+from proxy.errors import RequestError, UnknownModel
 from proxy.service import Ensemble, Service
 from runtime.disconnects import ClientGone
 
@@ -121,17 +125,41 @@ def routes(
         return Response(body, headers={"content-type": content_type})
 
     admission = Admission(options.max_in_flight, options.retry_after_s)
-    relay = Relay({upstream.name: upstream for upstream in upstreams}, admission, options.max_body_bytes, told)
+    forwarder = Forwarder({upstream.name: upstream for upstream in upstreams}, admission, told)
+    models_there_are = Models(service.ensembles, {upstream.name: upstream.paths for upstream in upstreams})
+    paths: list[Path] = [ChatEndpoint(), CompletionsEndpoint(), ResponsesEndpoint()]
+
+    def relayed(path: str) -> Endpoint:
+        """An endpoint that is passed on and nothing else."""
+
+        async def answer(request: Request, id: str, send: Send) -> None:
+            body = await read_json(request, options.max_body_bytes)
+            fields = parse_json(body)
+            if not isinstance(fields.get("model"), str):
+                message = "model is missing or not a name"
+                raise RequestError(message, param="model", code="missing_required_parameter")
+            planned = plan(Wanted(path, fields["model"]), Models({}, models_there_are.paths))
+            if isinstance(planned, Refuse):
+                raise planned.error
+            if isinstance(planned, Relay):
+                await forwarder.pass_on(planned, path, Received(body, fields), request, id, send)
+
+        return answer
 
     def guarded(path: str, endpoint: Endpoint, method: str, name: str) -> Route:
         return Route(path, Guarded(endpoint, options.master_key), methods=[method], name=name)
 
     return [
         *(
-            guarded(f"/v1/{dialect.path}", Decoded(dialect, service, options, admission, relay), "POST", dialect.path)
-            for dialect in (chat.DIALECT, completions.DIALECT, responses.DIALECT)
+            guarded(
+                f"/v1/{path.path}",
+                Answering(path, service, models_there_are, options, admission, forwarder),
+                "POST",
+                path.path,
+            )
+            for path in paths
         ),
-        *(guarded(f"/v1/{path}", relay.endpoint(path), "POST", path) for path in RELAYED),
+        *(guarded(f"/v1/{path}", relayed(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),
         guarded("/v1/cord/traces", stored.list, "GET", "traces"),

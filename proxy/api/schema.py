@@ -7,6 +7,7 @@ Holds the request's shape. What the fields mean for the search is `proxy.api.job
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -19,9 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import from_json
 
-from proxy.api.fields import Neutral, drop_neutral
 from proxy.api.old_names import explain
 from proxy.api.options import SearchOptions, with_settings
 from proxy.decoder.tool_calls import ToolCall, response
@@ -149,6 +148,7 @@ class WireMessage(Wire):
 class StreamOptions(Wire):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class JsonSchema(Wire):
@@ -183,10 +183,14 @@ Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(ma
 
 @with_settings
 class CordOptions(SearchOptions):
-    """The `cord` object: search settings, the reference answers, and where the reasoning goes."""
+    """The `cord` object: search settings, the reference answers, and where the reasoning goes.
+
+    `relay` has been heeded before (`proxy.api.plan`).
+    """
 
     reference: Annotated[list[Text], BeforeValidator(_list), Field(min_length=1, max_length=64)] | None = None
     inline_reasoning: bool | None = None
+    relay: bool | None = None
 
 
 class ChatRequest(Wire):
@@ -228,20 +232,14 @@ RECORDED = (
 Body = TypeVar("Body", bound=Wire)
 
 
-def parse(body: bytes, kind: type[Body], neutral: Neutral) -> Body:
-    """A request body, read strictly, without the fields of the table that ask for nothing.
+def check(fields: Mapping[str, Any], kind: type[Body]) -> Body:
+    """A request body, checked strictly.
 
     Raises:
-        RequestError: it is not JSON, or a field is wrong, unknown or unsupported; `param` names the field.
+        RequestError: a field is wrong, missing or unknown; `param` names the field.
     """
     try:
-        fields = from_json(body, allow_inf_nan=False)
-    except ValueError as exc:
-        raise RequestError(f"the body is not JSON: {exc}", code="invalid_json") from None
-    if not isinstance(fields, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_json")
-    try:
-        return kind.model_validate(drop_neutral(fields, neutral))
+        return kind.model_validate(fields)
     except ValidationError as exc:
         raise _first_fault(exc) from None
 

@@ -185,7 +185,7 @@ def test_a_blend_with_a_reference_needs_one() -> None:
 def test_every_setting_is_declared_once_and_has_a_doc_line() -> None:
     assert all(one.about.doc for one in SETTINGS.values())
     assert set(get_args(StrategyName)) == STRATEGIES.keys()
-    assert CordOptions.model_fields.keys() - {"reference", "inline_reasoning"} == {
+    assert CordOptions.model_fields.keys() - {"reference", "inline_reasoning", "relay"} == {
         name for name, one in SETTINGS.items() if not one.about.top_level
     }
 

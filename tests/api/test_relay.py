@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from runtime.transport import PooledTransport
 from serving.app import build_app
 from serving.engine import Engine
 from tests import tiny
-from tests.api.panel import CHAT, Panel, Teacher, ask, events_of
+from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask, events_of
 
 pytestmark = pytest.mark.anyio
 
@@ -114,13 +115,17 @@ async def test_a_search_for_one_teacher_is_decoded() -> None:
         ({"messages": [{"role": "function", "name": "weigh", "content": "3 kg"}]}, "messages"),
     ],
 )
-async def test_what_cannot_be_decoded_together_goes_to_one_and_says_so(fields: dict[str, Any], why: str) -> None:
+async def test_what_cannot_be_decoded_together_goes_to_one_if_asked(fields: dict[str, Any], why: str) -> None:
     stub = Stub(says(b"{}"))
     panel = Panel(upstreams=[stub.upstream("ben")])
     async with panel.client() as client:
-        reply = await client.post(CHAT, json=ask(**fields))
-        searched = await client.post(CHAT, json=ask(**fields, cord={"beam_width": 1}))
+        reply = await client.post(CHAT, json=ask(**fields, cord={"relay": True}))
+        searched = await client.post(CHAT, json=ask(**fields, cord={"relay": True, "beam_width": 1}))
+        refused = await client.post(CHAT, json=ask(**fields))
     assert reply.status_code == 200 and panel.asks == []
+    assert "cord" not in json.loads(stub.came[0][2])
+    assert refused.status_code == 400 and refused.json()["error"]["param"].partition("[")[0] == why
+    assert "ben" in refused.json()["error"]["message"] and "relay" in refused.json()["error"]["message"]
     assert (reply.headers["x-cord-relayed"], reply.headers["x-cord-relayed-for"]) == ("ben", why)
     assert json.loads(stub.came[0][2])["model"] == "org/ben-32B"
     assert searched.status_code == 400 and len(stub.came) == 1
@@ -282,3 +287,26 @@ def receive_of(body: dict[str, Any]) -> Callable[[], Awaitable[Any]]:
         await anyio.sleep_forever()
 
     return receive
+
+
+async def test_an_operator_may_let_everything_go_to_one_teacher() -> None:
+    stub = Stub(says(b"{}"))
+    panel = Panel(upstreams=[stub.upstream("ben")], options=replace(OPTIONS, relay_unsupported=True))
+    async with panel.client() as client:
+        passed = await client.post(CHAT, json=ask(n=2))
+        kept = await client.post(CHAT, json=ask(n=2, cord={"relay": False}))
+    assert passed.headers["x-cord-relayed-for"] == "n"
+    assert kept.status_code == 400 and len(stub.came) == 1
+
+
+async def test_a_teachers_server_learns_nothing_of_the_clients_keys_and_addresses() -> None:
+    stub = Stub(says(b"{}"))
+    secrets = {
+        "cookie": "session=1", "x-api-key": "k", "api-key": "k", "authorization": "Bearer mine", "forwarded": "for=1",
+        "x-forwarded-for": "10.0.0.1", "x-forwarded-host": "h", "x-real-ip": "10.0.0.1", "via": "1.1 proxy",
+    }  # fmt: skip
+    async with Panel(upstreams=[stub.upstream()]).client() as client:
+        await client.post(CHAT, json=ask(model="anna"), headers={**secrets, "openai-organization": "o"})
+    [(_, headers, _)] = stub.came
+    assert headers["authorization"] == "Bearer its-own" and headers["openai-organization"] == "o"
+    assert not headers.keys() & (secrets.keys() - {"authorization"})

@@ -19,6 +19,10 @@ RESPONSES, COMPLETIONS = "/v1/responses", "/v1/completions"
 REASONING = "### Step 1. anna thinks 1\n\n### Step 2. ben thinks 2\n\n"
 ANSWER = "it is 42 — ben"
 QUESTION: dict[str, Any] = {"model": "cord", "input": "What is 6 × 7?", "seed": 7}
+STEP = [
+    "reasoning_text.delta", "reasoning_summary_part.added", "reasoning_summary_text.delta",
+    "reasoning_summary_text.done", "reasoning_summary_part.done",
+]  # fmt: skip
 SCHEMA = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
 
 
@@ -46,12 +50,13 @@ async def test_a_response_has_the_reasoning_and_the_answer_as_items() -> None:
     found = await post(Panel(), RESPONSES, **QUESTION, instructions="Be brief.", metadata={"a": "b"})
     thought, message = found["output"]
     assert (thought["type"], thought["content"]) == ("reasoning", [{"type": "reasoning_text", "text": REASONING}])
+    assert [part["text"] for part in thought["summary"]] == REASONING.strip().split("\n\n")
     assert (message["role"], message["status"]) == ("assistant", "completed")
     assert message["content"] == [{"type": "output_text", "text": ANSWER, "annotations": [], "logprobs": []}]
     assert (found["object"], found["status"], found["model"]) == ("response", "completed", "cord")
     assert (found["instructions"], found["metadata"]) == ("Be brief.", {"a": "b"})
     assert found["usage"] == {
-        "input_tokens": 11, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 14,
+        "input_tokens": 11, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0}, "output_tokens": 14,
         "output_tokens_details": {"reasoning_tokens": 8}, "total_tokens": 25,
     }  # fmt: skip
     assert found["cord"]["steps"][1]["teacher"] == "ben"
@@ -91,7 +96,7 @@ async def test_events_of_a_stream_are_numbered_and_say_what_the_whole_reply_says
     assert [body["sequence_number"] for body in bodies] == list(range(len(bodies)))
     assert [body["type"].removeprefix("response.") for body in bodies] == [
         "created", "in_progress", "output_item.added", "content_part.added",
-        "reasoning_text.delta", "reasoning_text.delta", "reasoning_text.done", "content_part.done", "output_item.done",
+        *STEP, *STEP, "reasoning_text.done", "content_part.done", "output_item.done",
         "output_item.added", "content_part.added", "output_text.delta", "output_text.delta", "output_text.done",
         "content_part.done", "output_item.done", "completed",
     ]  # fmt: skip
@@ -138,13 +143,13 @@ async def test_a_failure_in_the_middle_of_a_response_is_an_event() -> None:
     [
         ("input", [], "input"),
         ("input", "  ", None),
-        ("input", [{"type": "function_call_output", "call_id": "c", "output": "1"}], "input"),
+        ("input", [{"type": "computer_call", "call_id": "c"}], "input"),
         ("input", [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], "input"),
         ("input", [{"role": "robot", "content": "hi"}], "input[0].role"),
         ("previous_response_id", "resp_1", "previous_response_id"),
         ("background", True, "background"),
         ("tools", [{"type": "web_search"}], "tools"),
-        ("text", {"format": SCHEMA}, "response_format"),
+        ("text", {"format": SCHEMA}, "text.format"),
         ("text", {"format": {"type": "json_schema"}}, "text.format"),
         ("temperature", 3, "temperature"),
         ("fancy", 1, "fancy"),
@@ -163,14 +168,14 @@ async def test_what_a_response_cannot_honour_is_named(field: str, value: Any, pa
         ("tools", [{"type": "function", "name": "weigh"}], "tools"),
         ("previous_response_id", "resp_1", "previous_response_id"),
         ("text", {"format": SCHEMA}, "text"),
-        ("input", [{"type": "function_call_output", "call_id": "c", "output": "1"}], "input"),
+        ("input", [{"type": "computer_call", "call_id": "c"}], "input"),
     ],
 )
 async def test_what_several_cannot_honour_goes_to_one_teachers_responses(field: str, value: Any, why: str) -> None:
     stub = Stub(says(b"{}", content_type="application/json"))
     panel = Panel(upstreams=[stub.upstream("ben", PATHS)])
     async with panel.client() as client:
-        reply = await client.post(RESPONSES, json={**QUESTION, field: value})
+        reply = await client.post(RESPONSES, json={**QUESTION, field: value, "cord": {"relay": True}})
     assert (reply.headers["x-cord-relayed"], reply.headers["x-cord-relayed-for"]) == ("ben", why)
     [(path, _, sent)] = stub.came
     assert path == "responses" and json.loads(sent)[field] == value and panel.asks == []
@@ -217,7 +222,7 @@ async def test_what_a_completion_cannot_honour_is_named_or_goes_to_one(field: st
     stub = Stub(says(b"{}", content_type="application/json"))
     upstream: Upstream = stub.upstream("anna", frozenset({"completions"}))
     async with Panel(upstreams=[upstream]).client() as client:
-        reply = await client.post(COMPLETIONS, json=body)
+        reply = await client.post(COMPLETIONS, json={**body, "cord": {"relay": True}})
     assert reply.headers["x-cord-relayed-for"] == param
 
 

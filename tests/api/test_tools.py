@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from proxy.sse import Decoder
 from tests.api.panel import CHAT, Panel, Teacher, ask, events_of, stitched
 from tests.api.test_relay import Stub, says
 
@@ -107,11 +108,13 @@ async def test_tools_that_must_not_be_called_are_not_told() -> None:
         ([Teacher("anna", supports_tools=True), Teacher("ben")], {"tool_choice": "required"}, "tool_choice"),
     ],
 )
-async def test_what_nobody_can_promise_goes_to_one(teachers: list[Teacher], fields: dict[str, Any], why: str) -> None:
+async def test_what_nobody_can_promise_goes_to_one_if_asked(
+    teachers: list[Teacher], fields: dict[str, Any], why: str
+) -> None:
     stub = Stub(says(b"{}"))
     asked = Panel(teachers, upstreams=[stub.upstream("ben")])
     async with asked.client() as client:
-        reply = await client.post(CHAT, json=ask(tools=[WEIGH], **fields))
+        reply = await client.post(CHAT, json=ask(tools=[WEIGH], cord={"relay": True}, **fields))
     assert (reply.headers["x-cord-relayed"], reply.headers["x-cord-relayed-for"]) == ("ben", why)
 
 
@@ -125,3 +128,52 @@ async def test_the_official_client_reads_calls() -> None:
             final = await stream.get_final_completion()
     [first, _] = final.choices[0].message.tool_calls or []
     assert json.loads(first.function.arguments) == {"what": "it"}
+
+
+FLAT: Any = {"type": "function", **WEIGH["function"], "strict": False}  # type: ignore[dict-item]
+
+
+async def test_a_response_calls_functions_after_the_shared_reasoning() -> None:
+    async with panel().client() as client:
+        body = {"model": "cord", "input": "How heavy?", "seed": 7, "tools": [FLAT]}
+        whole = (await client.post("/v1/responses", json=body)).json()
+        reply = await client.post("/v1/responses", json={**body, "stream": True})
+    thought, message, first, second = whole["output"]
+    assert (thought["type"], message["content"][0]["text"]) == ("reasoning", "I ask.\n")
+    assert [(call["type"], call["name"], call["arguments"]) for call in (first, second)] == [
+        ("function_call", "weigh", '{"what": "it"}'),
+        ("function_call", "weigh", "{}"),
+    ]
+    assert len({first["call_id"], second["call_id"]}) == 2
+    last = json.loads(Decoder().feed(reply.content)[-1].data)["response"]
+    assert [item["type"] for item in last["output"]] == [item["type"] for item in whole["output"]]
+    assert b"<tool" not in reply.content
+
+
+async def test_calls_and_results_of_responses_come_back_as_text() -> None:
+    asked = panel("It is 3 kg.")
+    items = [
+        {"role": "user", "content": "How heavy?"},
+        {"type": "function_call", "call_id": "call_1", "name": "weigh", "arguments": '{"what": "it"}'},
+        {"type": "function_call", "call_id": "call_2", "name": "weigh", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "3 kg"},
+        {"type": "function_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "4 kg"}]},
+    ]
+    async with asked.client() as client:
+        body = {"model": "cord", "input": items, "tools": [FLAT]}
+        reply = await client.post("/v1/responses", json=body)
+    assert reply.json()["output"][1]["content"][0]["text"] == "It is 3 kg."
+    _, assistant, results = asked.kept[0][0].problem.messages
+    assert assistant.content.count("<tool_call>") == 2
+    assert results.content == "<tool_response>\n3 kg\n</tool_response>\n<tool_response>\n4 kg\n</tool_response>"
+
+
+async def test_the_official_client_reads_calls_of_a_response() -> None:
+    async with openai.AsyncOpenAI(
+        base_url="http://cord/v1", api_key="none", http_client=panel().client(), max_retries=0
+    ) as client:
+        async with client.responses.stream(model="cord", input="How heavy?", tools=[FLAT]) as stream:
+            events = [event.type async for event in stream]
+            final = await stream.get_final_response()
+    assert events.count("response.function_call_arguments.done") == 2
+    assert [item.name for item in final.output if item.type == "function_call"] == ["weigh", "weigh"]
