@@ -1,4 +1,4 @@
-"""The `cord` command line: serve, demo, check, export. Each command imports what it needs when it runs."""
+"""The `cord` command line: init, serve, demo, check, export. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -40,9 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=_port, help="port to listen on, 0 for any (default: general_settings.port)")
     serve.set_defaults(run=_serve, quiet="info")
 
+    init = commands.add_parser("init", help="write a configuration for the servers that answer, or the embedded demo")
+    _add_config(init)
+    init.add_argument("--teacher", action="append", default=[], metavar="URL", help="a server's address; repeatable")
+    init.add_argument("--embedded", action="store_true", help="the embedded demo, whatever servers there are")
+    init.add_argument("--force", action="store_true", help="overwrite a configuration")
+    init.set_defaults(run=_init)
+
     demo = commands.add_parser("demo", help="serve, send one problem through the openai client, show the steps arrive")
-    _add_config(demo)
-    demo.add_argument("problem", nargs="?", type=Path, default=Path("examples/parcel.json"), help="a JSON chat request")
+    demo.add_argument("--config", type=Path, help="default: config.yaml, or the embedded models where there is none")
+    _add_logging(demo)
+    demo.add_argument(
+        "problem", nargs="?", type=Path, help="a JSON chat request (default: one for the embedded models)"
+    )
     demo.add_argument("--once", action="store_true", help="exit after the answer instead of serving on")
     demo.add_argument("--port", type=_port, help="port to listen on (default: general_settings.port)")
     demo.set_defaults(run=_demo)
@@ -86,6 +96,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     from proxy.serve import serve
 
     return serve(arguments.config, host=arguments.host, port=arguments.port)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from proxy.init import init
+
+    return init(arguments.config, arguments.teacher, embedded=arguments.embedded, force=arguments.force)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

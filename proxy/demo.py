@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
 from proxy import config as configuration
 from proxy.errors import ConfigError
-from proxy.serve import server
+from proxy.serve import Server, server
+from proxy.starter import PROBLEM, embedded_config
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _START_S = 180.0
@@ -24,10 +25,10 @@ _MISSING_S = 30.0
 """How long a proxy that could begin waits for those that do not answer yet."""
 
 
-def demo(path: Path, problem: Path, *, once: bool, port: int | None) -> int:
+def demo(path: Path | None, problem: Path | None, *, once: bool, port: int | None) -> int:
     """Run the demonstration; serves on until interrupted unless `once`."""
-    config = configuration.load(path)
-    request = _read(problem)
+    config = _configuration(path)
+    request = _read(problem or PROBLEM)
     console = Console()
     serving = server(config, port=port)
     thread = threading.Thread(target=serving.run, name="server")
@@ -37,14 +38,30 @@ def demo(path: Path, problem: Path, *, once: bool, port: int | None) -> int:
         _ask(console, base_url, config, request)
         console.print(f"\nTraces: [bold]{config.traces.folder}[/]   Metrics: {base_url}/metrics")
         if not once:
-            console.print(f"Serving on [bold]{base_url}/v1[/] — point any OpenAI client here. Ctrl-C to stop.")
+            console.print(f"Serving on [bold]{base_url}/v1[/]: point any OpenAI client here. Ctrl-C to stop.")
             thread.join()
     except KeyboardInterrupt:
         console.print("stopping")
     finally:
-        serving.should_exit = True
+        _end(serving, thread)
+    return serving.status
+
+
+def _configuration(path: Path | None) -> configuration.Config:
+    """The file's, or config.yaml's, or that of the embedded models."""
+    if path is not None or Path("config.yaml").exists():
+        return configuration.load(path or Path("config.yaml"))
+    return configuration.parse(yaml.safe_load(embedded_config()), Path.cwd())
+
+
+def _end(serving: Server, thread: threading.Thread) -> None:
+    """Let what runs finish; a second Ctrl-C does not wait."""
+    serving.should_exit = True
+    serving.background.stop()
+    try:
         thread.join()
-    return 0
+    except KeyboardInterrupt:
+        serving.abandon()
 
 
 def _read(problem: Path) -> dict[str, Any]:
@@ -55,7 +72,7 @@ def _read(problem: Path) -> dict[str, Any]:
     return request
 
 
-def _wait_until_ready(serving: uvicorn.Server, thread: threading.Thread, console: Console) -> str:
+def _wait_until_ready(serving: Server, thread: threading.Thread, console: Console) -> str:
     """The server's URL, once its teachers and scorer have loaded."""
     began = time.monotonic()
     ready_since: float | None = None

@@ -38,7 +38,7 @@ def test_a_paired_difference_by_hand() -> None:
 
 def steps(*told: tuple[str, str, float, float]) -> tuple[Problem, list[Event]]:
     """Siblings under the root: their teacher, label, and score by either of two judges."""
-    problem = Problem.parse(json.loads((ROOT / "examples" / "parcel.json").read_text())["messages"][-1]["content"])
+    problem = Problem.parse(json.loads((ROOT / "miniature" / "parcel.json").read_text())["messages"][-1]["content"])
     events: list[Event] = []
     for id, (teacher, label, first, second) in enumerate(told):
         text = f"### Step 1. {teacher} {label}\n\n"

@@ -193,7 +193,7 @@ def test_true_answer_becomes_improbable_after_a_wrong_step() -> None:
 
 
 def test_example_is_held_out_and_its_reference_is_right() -> None:
-    example = json.loads((Path(__file__).parents[2] / "examples" / "parcel.json").read_text())
+    example = json.loads((Path(__file__).parents[2] / "miniature" / "parcel.json").read_text())
     content = example["messages"][-1]["content"]
     assert example["model"] == "cord"
     assert INSTRUCTION not in content
