@@ -14,9 +14,12 @@ from typing import Literal
 
 from proxy.decoder.types import Message
 
+_DEEPEST_HEADING = 6
+
 Cut = Literal["marker", "blank-line", "cue-word"]
 
-_END = "When the reasoning is complete, give the final answer; put a short final answer in \\boxed{}."
+_COMPLETE, _SHORT = "When the reasoning is complete,", "put a short final answer in \\boxed{}."
+_END = f"{_COMPLETE} give the final answer; {_SHORT}"
 INSTRUCTIONS: dict[Cut, str] = {
     "marker": "Reason in numbered steps. Begin every step on a new line with the header `### Step N.`, N counting "
     f"from 1, and make exactly one move of reasoning in it. {_END}",
@@ -25,6 +28,16 @@ INSTRUCTIONS: dict[Cut, str] = {
     "cue-word": _END,
 }
 """What teachers are told, by how their reasoning is cut."""
+
+
+def tell_heading(messages: Sequence[Message], heading: str) -> tuple[Message, ...]:
+    """The conversation for a model that heads its answer, where our instruction says how reasoning ends.
+
+    A model without thinking markup has to be told of the heading, or it ends its turn where it should close.
+    """
+    told = f"{_COMPLETE} write the line `{heading}` and under it the final answer; {_SHORT}"
+    return tuple(replace(message, content=message.content.replace(_END, told)) for message in messages)
+
 
 CUES = ("Wait", "But", "However", "Alternatively", "So", "Therefore", "Now", "Next", "Then", "First", "Let")
 """What reasoning models often begin a new thought with, at the head of a paragraph."""
@@ -46,14 +59,28 @@ class Segmentation:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The texts at which a step ends. They begin with a newline so that a step's own header does not end it."""
+        """The texts at which a step ends. They begin with a newline so that a step's own header does not end it.
+
+        A marker ends it also as another heading, or without one, and so does any heading below the marker's: models
+        that do not keep the format write several steps at once that way, or go on to the limit of tokens.
+        """
         match self.cut:
             case "marker":
-                return (f"\n{self.marker}",)
+                return (f"\n{self.marker}", *self._lookalikes)
             case "blank-line":
                 return ("\n\n",)
             case "cue-word":
                 return tuple(f"\n\n{cue}" for cue in self.cues)
+
+    @property
+    def _lookalikes(self) -> tuple[str, ...]:
+        word = self.marker.lstrip("#* ")
+        level = len(self.marker) - len(self.marker.lstrip("#"))
+        headings = ["#" * n for n in range(1, _DEEPEST_HEADING + 1)]
+        named = [f"\n{heading} {word}" for heading in headings[: max(level, 1)]]
+        below = [f"\n{heading} " for heading in headings[max(level, 1) :]]
+        bare = [f"\n{word} {digit}" for digit in range(1, 10)] + [f"\n**{word} "]
+        return tuple(stop for stop in (*named, *below, *bare) if not stop.startswith(f"\n{self.marker}"))
 
     def header(self, depth: int) -> str:
         """The seed of step `depth` (from 1); empty where steps have none."""

@@ -15,6 +15,7 @@ from typing import Any
 import anyio.to_thread
 
 from proxy.decoder.ports import OnText
+from proxy.decoder.steps import tell_heading
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Continuation, Ended, TeacherRequest
 from proxy.errors import FailureKind, TeacherError
@@ -54,9 +55,8 @@ class LitellmTeacher:
         begins = "\n" not in written  # nothing but the first step's header
         if not begins and not _continues(litellm, self._model):
             raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
-        messages: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content} for message in with_tools(ask.messages, ask.tools)
-        ]
+        told = with_tools(tell_heading(ask.messages, PLAIN.stop), ask.tools)
+        messages: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in told]
         if not begins:
             messages.append({"role": "assistant", "content": written, "prefix": True})
         stops = (*ask.stop, PLAIN.stop) if ask.answer is None else ask.stop

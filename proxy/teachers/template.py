@@ -16,12 +16,13 @@ from typing import Any
 
 from anyio import to_thread
 
+from proxy.decoder.steps import tell_heading
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Message, TeacherRequest
 from proxy.errors import ConfigError
 from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.literal import NOTHING, Literal
-from runtime.markup import Markup, MarkupName, markup_of
+from runtime.markup import PLAIN, Markup, MarkupName, markup_of
 
 _LONG_MESSAGES = 200
 _LONG_CHARS = 1 << 18
@@ -118,7 +119,8 @@ class ChatTemplate:
 
     def turn(self, ask: TeacherRequest) -> str:
         """The prompt whose continuation is what the ask wants."""
-        opened = self.markup.opened(self.render(ask.messages, ask.tools))
+        messages = tell_heading(ask.messages, PLAIN.stop) if self.markup == PLAIN else ask.messages
+        opened = self.markup.opened(self.render(messages, ask.tools))
         reasoning = opened + self.literal.text(ask.reasoning)
         if ask.answer is None:
             return reasoning

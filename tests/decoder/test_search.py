@@ -83,7 +83,7 @@ async def test_teachers_are_told_to_write_steps_and_never_see_the_reference() ->
     first, second, answer = teacher.history
     assert first.messages[-1].content == "What is it?\n\nWrite steps."
     assert (first.reasoning, second.reasoning) == ("### Step 1.", "### Step 1. x1\n\n### Step 2.")
-    assert first.stop == ("\n### Step",) and answer.stop == ("STOP",)
+    assert first.stop[0] == "\n### Step" and answer.stop == ("STOP",)
     assert (first.answer, answer.answer) == (None, "")
     assert "forty-two" not in repr(teacher.history)
 
