@@ -52,8 +52,8 @@ def socket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     server = uvicorn.Server(uvicorn.Config(app, uds=path, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    with httpx.Client(transport=httpx.HTTPTransport(uds=path, retries=20), base_url="http://t") as client:
-        client.get("/health")
+    while not server.started:
+        thread.join(0.01)
     yield path
     server.should_exit = True
     thread.join()
