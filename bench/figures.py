@@ -89,7 +89,7 @@ def _elected(siblings: Sequence[Candidate], scores: dict[int, Score]) -> int | N
     """The sibling that every judge but its author likes best, each judge's own steps aside; None if there is none."""
     by_judge: dict[str, dict[int, float]] = defaultdict(dict)
     for one in siblings:
-        for part in scores[one.id].parts:
+        for part in scores[one.id].per_model:
             if part.model != one.teacher:
                 by_judge[part.model][one.id] = part.nats / scores[one.id].length
     favourites = {judge: max(liked, key=lambda id: liked[id]) for judge, liked in by_judge.items()}

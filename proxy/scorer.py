@@ -84,13 +84,15 @@ class RemoteScorer:
         objective: str,
         proposer: str = "",
         pool: Mapping[str, float] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Score:
         """Score one step; see `decoder.ports.Scorer`."""
         kind = OBJECTIVES[objective]
         weighed = pool or {}
         answers = problem.references if kind.source is Source.REFERENCE else tuple(weighed)
         tree = Tree(_messages(problem), prefix, (step,), answers, weights=tuple(weighed.values()))
-        reply = await self._ask(ScoreRequest(tree, kind.service, self._models(kind, proposer), problem.id))
+        reply = await self._ask(ScoreRequest(tree, kind.service, self._models(kind, proposer), problem.id, ahead))
         (found,) = reply.scores
         return Score(
             nats=found.nats,
@@ -98,13 +100,13 @@ class RemoteScorer:
             additive=kind.additive,
             objective=objective,
             source=kind.source,
-            parts=tuple(ScorePart(part.model, part.nats, part.tokens) for part in found.per_model),
+            per_model=tuple(ScorePart(part.model, part.nats, part.tokens) for part in found.per_model),
             queue_s=reply.queue_s,
             batch_size=reply.batch_size,
             tokens_forwarded=reply.tokens_forwarded,
         )
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+    async def elicit(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
         """What each judge would answer now; see `decoder.ports.Scorer`."""
         tree = Tree(_messages(problem), prefix, (step,))
         reply = await self._ask(ScoreRequest(tree, "confidence", self.judges, problem.id))

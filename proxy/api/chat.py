@@ -21,8 +21,8 @@ from proxy.api.stream import DONE, Push
 from proxy.decoder import tool_calls
 from proxy.decoder.events import AnswerDelta, Committed, Scored
 from proxy.decoder.journal import Stamped
-from proxy.decoder.search import STRATEGIES
 from proxy.decoder.settings import Settings
+from proxy.decoder.strategies import STRATEGIES
 from proxy.decoder.summary import Summary, Usage
 from proxy.decoder.types import Candidate, Result, Score
 from proxy.service import Job
@@ -205,6 +205,8 @@ def cord_object(exchange: Exchange, result: Result, summary: Summary) -> dict[st
             "failures": cost.failures,
             "skipped": cost.skipped,
             "generated_tokens": cost.generated_tokens,
+            "cancelled": cost.cancelled,
+            "cancelled_tokens": cost.cancelled_tokens,
             "prompt_tokens": cost.prompt_tokens,
             "score_calls": cost.score_calls,
             "scored_tokens": cost.scored_tokens,

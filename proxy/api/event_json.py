@@ -18,6 +18,7 @@ from proxy.decoder.events import (
     Committed,
     Failed,
     Finished,
+    ProposalCancelled,
     ProposalRequested,
     Proposed,
     Pruned,
@@ -60,14 +61,16 @@ def _told(event: object) -> tuple[str, dict[str, Any]]:
             return "teacher_skipped", {"depth": depth, "teacher": teacher}
         case Proposed(candidate):
             return "proposed", _candidate(candidate)
+        case ProposalCancelled(id, teacher, tokens):
+            return "proposal_cancelled", {"id": id, "teacher": teacher, "tokens": tokens}
         case TeacherFailed(id, teacher, kind, message):
             return "teacher_failed", {"id": id, "teacher": teacher, "kind": kind, "message": message}
         case ScoreRequested(id):
             return "score_requested", {"id": id}
         case Scored(id, score):
             return "scored", {"id": id, "score": _score(score)}
-        case Pruned(id, reason):
-            return "pruned", {"id": id, "reason": reason}
+        case Pruned(id, reason, kept):
+            return "pruned", {"id": id, "reason": reason, "kept": kept}
         case StepDecided(depth, beam, finished):
             return "step_decided", {"depth": depth, "beam": list(beam), "finished": list(finished)}
         case Committed(candidate):
@@ -99,7 +102,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def _score(score: Score) -> dict[str, Any]:
-    per_model = [{"model": part.model, "nats": _finite(part.nats), "tokens": part.tokens} for part in score.parts]
+    per_model = [{"model": part.model, "nats": _finite(part.nats), "tokens": part.tokens} for part in score.per_model]
     return {
         "objective": score.objective,
         "source": score.source.value,
@@ -110,7 +113,7 @@ def _score(score: Score) -> dict[str, Any]:
         "queue_s": score.queue_s,
         "batch_size": score.batch_size,
         "tokens_forwarded": score.tokens_forwarded,
-        "blended": [_score(other) for other in score.beside],
+        "blended": [_score(other) for other in score.blended],
     }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from proxy.api.options import resolve_score, source_of
 from proxy.api.schema import RECORDED, ChatRequest, CordOptions
-from proxy.decoder.search import STRATEGIES
 from proxy.decoder.settings import Sampling, Settings, fitting
+from proxy.decoder.strategies import STRATEGIES
 from proxy.decoder.types import Message, Problem
 from proxy.errors import RequestError
 from proxy.service import Ensemble, Job

@@ -14,11 +14,12 @@ from proxy.decoder.settings import Settings
 from proxy.decoder.types import Candidate, Problem, Result, Score
 from proxy.errors import FailureKind
 
-PruneReason = Literal["rank", "duplicate", "empty", "outranked", "lag"]
+PruneReason = Literal["rank", "duplicate", "empty", "outranked", "lag", "unscored", "speculative"]
 """Why a candidate was dropped.
 
 rank: not among the best of its step. duplicate: a sibling said the same, or nearly. empty: it said nothing.
 outranked: its beam was alive until a finished one won. lag: sent text had already chosen another branch.
+unscored: its score did not come in time. speculative: it was asked for ahead of need, under a prefix that fell.
 """
 
 
@@ -54,6 +55,18 @@ class Proposed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalCancelled:
+    """A call was stopped, as its prefix fell or the search ended. It may be made again, under another id.
+
+    `tokens` estimates what had been written, from the teacher's pace in this search.
+    """
+
+    id: int
+    teacher: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherFailed:
     """The call for candidate `id` (None: for the answer) came to nothing; a straggler was left behind unanswered."""
 
@@ -76,13 +89,16 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
+    """A candidate was dropped; of a duplicate, `kept` is the one that says the same and stays."""
+
     id: int
     reason: PruneReason
+    kept: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepDecided:
-    """A step's barrier fell: these candidates' trajectories live on or are finished, in order of rank."""
+    """A step is final: these candidates' trajectories live on or are finished, in order of rank."""
 
     depth: int
     beam: tuple[int, ...]
@@ -129,6 +145,7 @@ Event = (
     | ProposalRequested
     | TeacherSkipped
     | Proposed
+    | ProposalCancelled
     | TeacherFailed
     | ScoreRequested
     | Scored

@@ -52,17 +52,20 @@ class Scorer(Protocol):
         objective: str,
         proposer: str = "",
         pool: Mapping[str, float] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Score:
         """Score one step on top of a canonical prefix.
 
-        `proposer` is the teacher that wrote it, for scores that ask; `pool`, for "consensus", what others answer.
+        `proposer` is the teacher that wrote it, for scores that ask; `pool`, for "consensus", what others answer. A
+        score that is asked for `ahead` of need gives way to all others.
 
         Raises:
             ScorerError: the scorer is away, or cannot take this text.
         """
         ...
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+    async def elicit(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
         """What each judge would answer if the reasoning ended with this step, and the tokens that took.
 
         Raises:

@@ -1,76 +1,46 @@
-"""The search: ask every teacher for the next step, score what lands, keep the best, until thinking closes.
+"""The search: follows the plan, and tells what has become final.
 
-The one place of the decoder that awaits. Every strategy is this same loop under other parameters: greedy is a
-beam of one, curation a beam whose step is the whole trace, one teacher alone a panel of one. What happens is
-told to `emit`, synchronously; the loop itself keeps no record.
+`decoder.plan` says what is wanted and what follows from what has landed, `decoder.stragglers` what
+is no longer waited for; `decoder.calls` carries it out. What happens is told to `emit`,
+synchronously; the search itself keeps no record.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import anyio
 
-from proxy.decoder import selection
+from proxy.decoder import plan, selection
+from proxy.decoder.answer import Answering
 from proxy.decoder.bandit import Bandit
-from proxy.decoder.barrier import Barrier, Draft, Landing
+from proxy.decoder.calls import Calls
 from proxy.decoder.events import (
-    AnswerDelta,
-    AnswerRequested,
     Cancelled,
     Committed,
     Failed,
     Finished,
-    ProposalRequested,
-    Proposed,
     Pruned,
     PruneReason,
-    Scored,
-    ScoreRequested,
     Started,
     StepDecided,
-    TeacherFailed,
     TeacherSkipped,
 )
+from proxy.decoder.judging import Judge
+from proxy.decoder.limits import Limits, has_settled
+from proxy.decoder.plan import Layer, Rules
 from proxy.decoder.ports import Emit, Scorer, Teacher
-from proxy.decoder.selection import Rank, Spread
 from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Candidate, FinishReason, Problem, Result, Source, StopCause, TeacherRequest, Trajectory
-from proxy.errors import ScorerError, SearchError, TeacherError
+from proxy.decoder.stragglers import patience
+from proxy.decoder.strategies import STRATEGIES
+from proxy.decoder.tree import Node, Proposal, Slot
+from proxy.decoder.types import Candidate, Problem, Result, StopCause, Trajectory
+from proxy.errors import ScorerError, SearchError
 
-_CONSENSUS = Source.CONSENSUS.value
-"""The score that is known only when all proposals of a step are in."""
-
-_RISE = 1e-3
-"""Nats by which the best score must have risen for a step not to count towards a plateau."""
-
-_READ_AHEAD_CHARS = 64
-"""A step is handed to the scorer while it is written whenever so much more of it is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """What sets one strategy apart: what a step is, how steps are ranked, and the beam's width if not the user's."""
-
-    unit: Literal["step", "trace"] = "step"
-    rank: Literal["score", "chance", "length"] = "score"
-    width: int | None = None
-    teachers: int | None = None
-
-
-STRATEGIES = {
-    "beam": Strategy(),
-    "greedy": Strategy(width=1),
-    "curation": Strategy(unit="trace", width=1),
-    "random": Strategy(rank="chance", width=1),
-    "longest": Strategy(rank="length", width=1),
-    "single": Strategy(rank="length", width=1, teachers=1),
-}
-"""By name: see docs/search.md. "single" asks the panel's first teacher alone, step by step, so that it streams."""
+_CALLS = 1.5
+"""Calls in flight with speculation, by default: so many times those of one step."""
 
 
 async def search(
@@ -84,24 +54,42 @@ async def search(
 ) -> Result:
     """Decode one problem collaboratively.
 
-    Emits `Started` first and exactly one terminal event last, also when cancelled. With `settings.adaptive` the
-    bandit says whom to ask, and learns from a search that finishes.
+    Emits `Started` first and exactly one terminal event last, also when cancelled. With
+    `settings.adaptive` the bandit says which teachers to ask, and learns from a search that
+    finishes.
 
     Raises:
         SearchError: no teacher proposed anything, or none wrote an answer.
         ScorerError: the scorer is away or refused the text.
     """
+    began_s = anyio.current_time()
     strategy = STRATEGIES[settings.strategy]
     panel = panel[: strategy.teachers]
     scored = strategy.rank == "score"
     names = tuple(teacher.name for teacher in panel)
     emit(Started(problem, settings, names, settings.score if scored else None))
-    adaptive = bandit if settings.adaptive else None
+    limits = Limits(settings.budget, strategy.unit)
     try:
-        blend = selection.blend(settings.score) if scored else {}
-        decoding = _Decoding(problem, panel, scorer, settings, segmentation, strategy, blend, emit, adaptive)
-        winner, stopped = await decoding.reason()
-        result = await decoding.answer(winner, stopped)
+        weights = selection.blend(settings.score) if scored else {}
+        rules = Rules(settings, strategy, limits, weights)
+        judge = Judge(problem, scorer, weights, emit)
+        roster = _Roster(panel, settings, bandit if settings.adaptive else None, emit)
+        reasoning = _Reasoning(rules, roster, emit)
+        failure: SearchError | ScorerError | None = None
+        async with anyio.create_task_group() as group:
+            calls = Calls(problem, judge, segmentation, rules, emit, group)
+            try:
+                await reasoning.run(calls, began_s + settings.budget.deadline_s)
+            except (SearchError, ScorerError) as exc:
+                failure = exc  # raised outside of the group, which would wrap it
+            calls.cancel(calls.writing)
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        winner, stopped = reasoning.winner()
+        due_s = began_s + limits.answer_s
+        answering = Answering(problem, panel, settings, segmentation, limits, due_s, emit)
+        result = await answering.write(winner, stopped)
     except anyio.get_cancelled_exc_class():
         emit(Cancelled())
         raise
@@ -116,330 +104,172 @@ async def search(
 
 
 @dataclass(slots=True)
-class _Decoding:
-    """One problem being decoded. `blend` are the scores that rank, with their weights; none where something else does.
+class _Roster:
+    """Which teachers are asked for a step, decided once for each depth."""
 
-    `early` is why the reasoning ends though it could go on.
-    """
-
-    problem: Problem
     panel: Sequence[Teacher]
-    scorer: Scorer
     settings: Settings
-    segmentation: Segmentation
-    strategy: Strategy
-    blend: Mapping[str, float]
-    emit: Emit
     bandit: Bandit | None
-    asked: int = 0
-    committed: int = 0
-    proposed: list[Candidate] = field(default_factory=list)
-    highest: float = -math.inf
-    stale: int = 0
-    early: StopCause | None = None
+    emit: Emit
+    decided: dict[int, tuple[Slot, ...]] = field(default_factory=dict)
 
-    async def reason(self) -> tuple[Trajectory, StopCause]:
-        """Grow the beam until it has settled or a budget is spent; the best trajectory and why it ended."""
-        beam: tuple[Trajectory, ...] = (Trajectory(),)
-        with anyio.move_on_after(self.settings.budget.deadline_s) as deadline:
-            while any(self._open(trajectory) for trajectory in beam):
-                before, beam = beam, self._decide(beam, await self._expand(beam))
-                self._watch(beam[0])
-                if selection.settled(before, beam) or self.early is not None:
-                    break
-        winner, *others = beam
-        if not winner.candidates:
-            raise SearchError("deadline", f"no step was finished within {self.settings.budget.deadline_s:g} s")
-        self._drop(others, "outranked")
-        self._commit(winner.candidates)
+    def slots(self, depth: int) -> Sequence[Slot]:
+        """The slots of every prefix of this depth."""
+        if depth not in self.decided:
+            names = [teacher.name for teacher in self.panel]
+            asked = frozenset(names)
+            if self.bandit is not None:
+                seed = selection.derive(self.settings.sampling.seed, "bandit", depth)
+                asked = self.bandit.choose(names, depth, seed, self.settings.exploration)
+            for name in names:
+                if name not in asked:
+                    self.emit(TeacherSkipped(depth, name))
+            samples = self.settings.samples
+            self.decided[depth] = tuple(
+                Slot(i * samples + sample, teacher, sample)
+                for i, teacher in enumerate(self.panel)
+                if teacher.name in asked
+                for sample in range(samples)
+            )
+        return self.decided[depth]
+
+    def learn(self, candidates: Iterable[Candidate], winner: Trajectory) -> None:
+        """Tell the bandit how the proposals that were decided on have ended."""
         if self.bandit is not None:
-            for candidate in self.proposed:
-                won = candidate.id in winner.path
-                self.bandit.learn(candidate.teacher, candidate.depth, won, candidate.completion_tokens)
-        return winner, self._cause(winner, deadline.cancelled_caught)
+            for one in candidates:
+                won = one.id in winner.path
+                self.bandit.learn(one.teacher, one.depth, won, one.completion_tokens)
 
-    async def answer(self, winner: Trajectory, stopped: StopCause) -> Result:
-        """Have the final answer written on top of the winning reasoning.
 
-        A teacher that fails before it has said anything is replaced by the next; after that nothing can be
-        taken back, and the search fails.
-        """
-        ask = TeacherRequest(
-            messages=self.segmentation.instruct(self.problem.messages),
-            reasoning=winner.text,
-            answer="",
-            stop=self.problem.stop,
-            max_tokens=self._answer_tokens(winner),
-            temperature=self.settings.sampling.temperature,
-            top_p=self.settings.sampling.top_p,
-            seed=selection.derive(self.settings.sampling.seed, "answer"),
-            format=self.problem.format,
-            tools=self.problem.tools,
-        )
-        value = winner.value(self.settings.length_penalty)
-        closer = winner.candidates[-1].teacher
-        if ask.max_tokens <= 0:
-            return Result(winner, value, stopped, "", closer, 0, 0, "length")
-        failures: list[TeacherError] = []
-        for teacher in self._answerers(closer):
-            self.emit(AnswerRequested(teacher.name))
-            reply = _Reply(self.emit)
-            try:
-                written = await teacher.write(ask, reply.hear)
-            except TeacherError as exc:
-                self.emit(TeacherFailed(None, teacher.name, exc.kind, str(exc)))
-                failures.append(exc)
-                if reply.text:
-                    break
-                continue
-            finish: FinishReason = "length" if written.ended == "length" else "stop"
-            tokens, prompt_tokens = written.completion_tokens, written.prompt_tokens
-            return Result(winner, value, stopped, reply.text, teacher.name, tokens, prompt_tokens, finish)
-        reasons = "; ".join(str(failure) for failure in failures)
-        raise SearchError("no_answer", reasons or "no teacher can write what is asked for")
+@dataclass(slots=True)
+class _Reasoning:
+    """One problem's reasoning while it is decoded. `beam` is final; the tree may know more."""
 
-    def _open(self, trajectory: Trajectory) -> bool:
-        """Whether this trajectory can take another step."""
-        within_steps = len(trajectory.candidates) < self.settings.budget.steps
-        return not trajectory.closed and within_steps and self._step_tokens(trajectory) > 0
+    rules: Rules
+    roster: _Roster
+    emit: Emit
+    beam: tuple[Trajectory, ...] = (Trajectory(),)
+    root: Node = field(default_factory=Node)
+    committed: int = 0
+    decided: list[Candidate] = field(default_factory=list)
+    late: bool = False
 
-    def _watch(self, best: Trajectory) -> None:
-        """Note whether the best score has risen, and end when it has not for as many steps as are allowed."""
-        value = best.value(self.settings.length_penalty)
-        self.stale = 0 if value > self.highest + _RISE else self.stale + 1
-        self.highest = max(self.highest, value)
-        if self.settings.plateau is not None and self.stale >= self.settings.plateau:
-            self.early = self.early or "plateau"
+    async def run(self, calls: Calls, deadline: float) -> None:
+        """Reason until the beam has settled, a budget is spent, or the deadline passes."""
+        with anyio.move_on_at(deadline) as time:
+            await self._grow(calls)
+        if time.cancelled_caught:
+            self.late = True
+            self._conclude_late(calls)
+        for trajectory in self.beam:
+            calls.drop(self.root.at(trajectory).below())
 
-    def _cause(self, winner: Trajectory, late: bool) -> StopCause:
-        if winner.closed:
-            return "closed"
-        if late:
-            return "deadline"
-        if self.early is not None:
-            return self.early
-        return "steps" if len(winner.candidates) >= self.settings.budget.steps else "tokens"
+    def winner(self) -> tuple[Trajectory, StopCause]:
+        """The best hypothesis and why the reasoning ended; what was alive beside it falls."""
+        winner, *others = self.beam
+        if not winner.candidates:
+            limit = f"{self.rules.settings.budget.deadline_s:g} s"
+            raise SearchError("deadline", f"no step was finished within {limit}")
+        self._prune(_tips(others), "outranked")
+        self._commit(winner.candidates)
+        self.roster.learn(self.decided, winner)
+        return winner, self.rules.limits.cause(winner, self.late)
 
-    def _step_tokens(self, trajectory: Trajectory) -> int:
-        """How long the next step may be."""
-        budget = self.settings.budget
-        total = budget.reasoning_tokens if budget.total_tokens is None else budget.total_tokens
-        left = min(budget.reasoning_tokens, total) - trajectory.tokens
-        return left if self.strategy.unit == "trace" else min(budget.step_tokens, left)
-
-    def _answer_tokens(self, winner: Trajectory) -> int:
-        budget = self.settings.budget
-        if budget.total_tokens is None:
-            return budget.answer_tokens
-        return min(budget.answer_tokens, budget.total_tokens - winner.tokens)
-
-    def _answerers(self, closer: str) -> list[Teacher]:
-        """Who may write the answer, best suited first: those who can hold it to its format and call tools, if asked."""
-        first, problem = self.settings.answerer or closer, self.problem
-        able = [
-            teacher
-            for teacher in self.panel
-            if (teacher.supports_response_format or problem.format is None)
-            and (teacher.supports_tools or not problem.tools)
-        ]
-        return sorted(able, key=lambda teacher: teacher.name != first)
-
-    def _roster(self, depth: int) -> Sequence[Teacher]:
-        """Whom to ask for this step."""
-        if self.bandit is None:
-            return self.panel
-        seed = selection.derive(self.settings.sampling.seed, "bandit", depth)
-        names = [teacher.name for teacher in self.panel]
-        asked = self.bandit.choose(names, depth, seed, self.settings.exploration)
-        for name in names:
-            if name not in asked:
-                self.emit(TeacherSkipped(depth, name))
-        return [teacher for teacher in self.panel if teacher.name in asked]
-
-    async def _expand(self, beam: Sequence[Trajectory]) -> list[Trajectory]:
-        """Let every teacher propose under every open prefix: B×K calls at once, each scored when it lands.
-
-        Once the quorum is scored the rest are granted `patience_s` and then left behind, their calls cancelled.
-        """
-        growing = [trajectory for trajectory in beam if self._open(trajectory)]
-        roster = self._roster(len(growing[0].candidates) + 1)
-        samples = range(self.settings.samples)
-        asks = [(prefix, teacher, sample) for prefix in growing for teacher in roster for sample in samples]
-        first = self.asked
-        self.asked += len(asks)
-        spare = math.floor((1 - self.settings.quorum) * len(asks))
-        barrier = Barrier({first + i: teacher for i, (_, teacher, _) in enumerate(asks)}, spare)
-        async with anyio.create_task_group() as group:
-            for id, (prefix, teacher, sample) in enumerate(asks, first):
-                draft = Draft()
-                group.start_soon(self._propose, barrier, id, prefix, teacher, sample, draft)
-                if self._reads_ahead:
-                    group.start_soon(self._read_ahead, prefix, draft)
-            await barrier.reached.wait()
-            with anyio.move_on_after(self.settings.patience_s):
-                while barrier.out and barrier.broken is None:
-                    barrier.reached = anyio.Event()
-                    await barrier.reached.wait()
-            group.cancel_scope.cancel()
-        if _CONSENSUS in self.blend:
-            await self._weigh(barrier)
-        if barrier.broken is not None:
-            raise barrier.broken
-        for id, teacher in barrier.out.items():
-            self.emit(TeacherFailed(id, teacher.name, "straggler", f"{teacher.name}: left behind after the quorum"))
-        complete = [prefix for prefix in growing if barrier.is_complete(prefix)]
-        moot = {prefix.tip for prefix in complete}
-        extended = [landing.trajectory for landing in barrier.landed if landing.prefix.tip not in moot]
-        self._drop([landing.trajectory for landing in barrier.landed if landing.prefix.tip in moot], "rank")
-        if not complete and not extended and not any(trajectory.closed for trajectory in beam):
-            reasons = "; ".join(dict.fromkeys(str(failure) for failure in barrier.failures))
-            raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
-        return [replace(prefix, complete=True) for prefix in complete] + extended
-
-    async def _propose(
-        self, barrier: Barrier, id: int, prefix: Trajectory, teacher: Teacher, sample: int, draft: Draft
-    ) -> None:
-        """One proposal from the call to its score. A failing teacher is an event; a failing scorer ends the step."""
-        depth = len(prefix.candidates) + 1
-        self.emit(ProposalRequested(id, prefix.tip, depth, teacher.name))
-        try:
-            seed = selection.derive(self.settings.sampling.seed, prefix.text, teacher.name, sample)
-            ask = self._step_ask(prefix, depth, seed)
-            written = await teacher.write(ask, draft.hear if self._reads_ahead else None)
-            draft.end()
-            text = self.segmentation.canonical(depth, written.text)
-            tokens = (written.prompt_tokens, written.completion_tokens)
-            candidate = Candidate(id, prefix.tip, depth, teacher.name, text, written.ended, *tokens)
-            self.emit(Proposed(candidate))
-            self.proposed.append(candidate)
-            if not text:
-                self.emit(Pruned(id, "empty"))
-                if candidate.closes and prefix.tip is not None:
-                    barrier.silent[prefix.tip] += 1
-            elif (prefix.tip, text) in barrier.said:
-                self.emit(Pruned(id, "duplicate"))
+    async def _grow(self, calls: Calls) -> None:
+        """Take one decision after the other, each as soon as it is final."""
+        settings = self.rules.settings
+        while any(map(self.rules.limits.is_open, self.beam)):
+            layers = plan.layers(self.beam, self.root, self.rules, self.roster.slots)
+            layer = next(layers)
+            for _, proposal in layer.unscored:
+                if isinstance(proposal.failure, ScorerError):
+                    raise proposal.failure
+            waiting = patience(layer, settings, anyio.current_time())
+            if waiting.overdue:
+                calls.abandon(waiting.overdue)
+            elif layer.settled:
+                before = self.beam
+                self._conclude(layer, calls)
+                if has_settled(before, self.beam):
+                    return
             else:
-                barrier.said.add((prefix.tip, text))
-                landing = Landing(prefix, candidate)
-                await self._score(landing)
-                barrier.landed.append(landing)
-        except TeacherError as exc:
-            self.emit(TeacherFailed(id, teacher.name, exc.kind, str(exc)))
-            barrier.failures.append(exc)
-        except ScorerError as exc:
-            barrier.broken = exc
-            barrier.reached.set()
-        draft.end()
-        barrier.settle(id)
+                ahead = list(layers) if settings.speculate == "auto" else []
+                self._steer(calls, [layer, *ahead])
+                await calls.news(waiting.until)
+
+    def _steer(self, calls: Calls, layers: Sequence[Layer]) -> None:
+        """Start what is wanted, in order of worth; stop what no layer wants any more."""
+        wanted = {want.proposal for layer in layers for want in layer.wants}
+        calls.cancel([one for one in calls.writing if one not in wanted])
+        calls.stop_judging([one for one in calls.judging if one not in wanted])
+        first, *later = layers
+        most = self.rules.settings.max_calls or int(_CALLS * self._calls_a_step)
+        early = [want.proposal for layer in later for want in layer.wants]
+        cancellable = [one for one in early if one is not None and one in calls.writing]
+        excess = len(calls.writing) + len(first.missing) - most
+        calls.cancel(cancellable[max(len(cancellable) - excess, 0) :] if excess > 0 else [])
+        for layer in layers:
+            urgent = layer is first
+            for want in layer.missing:
+                if urgent or len(calls.writing) < most:
+                    calls.request(want)
+            for want, proposal in layer.unscored:
+                calls.score(want, proposal, urgent=urgent)
+        if calls.judge.weighs:
+            calls.weigh(first)
 
     @property
-    def _reads_ahead(self) -> bool:
-        return self.settings.prefill_partial_steps and self.strategy.rank == "score"
+    def _calls_a_step(self) -> int:
+        width = self.rules.strategy.width or self.rules.settings.beam_width
+        return width * len(self.roster.panel) * self.rules.settings.samples
 
-    async def _read_ahead(self, prefix: Trajectory, draft: Draft) -> None:
-        """Let the scorer read a step while it is written, so that only its end is left to read when it is done."""
-        depth, known = len(prefix.candidates) + 1, 0
-        while not draft.ended:
-            await draft.news.wait()
-            draft.news = anyio.Event()
-            # The last word may still grow into other tokens.
-            begun = self.segmentation.canonical(depth, draft.text).rstrip().rpartition(" ")[0]
-            if not draft.ended and len(begun) >= known + _READ_AHEAD_CHARS:
-                known = len(begun)
-                await self.scorer.read(self.problem, prefix.text, begun, next(iter(self.blend)))
+    def _conclude(self, layer: Layer, calls: Calls) -> None:
+        """Make a layer's decision final: drop what falls, commit what all survivors share."""
+        if layer.decision is None or not (layer.landed or any(t.closed for t in self.beam)):
+            reasons = "; ".join(dict.fromkeys(layer.failures))
+            raise SearchError("no_candidates", reasons or "no teacher wrote anything in this step")
+        decision = layer.decision
+        self.beam = decision.beam
+        self.decided += layer.written
+        self._prune([one.id for one in layer.empty], "empty")
+        for proposal, kept in layer.duplicates:
+            self.emit(Pruned(proposal.id, "duplicate", kept.id))
+        self._prune([one.id for one in layer.surplus], "rank")
+        self._prune(_tips(decision.outranked), "rank")
+        self._prune(_tips(decision.repeated), "duplicate")
+        self._prune(_tips(decision.lagging), "lag")
+        calls.drop(self._fallen(layer))
+        living = [trajectory for trajectory in self.beam if not trajectory.closed]
+        closed = [trajectory for trajectory in self.beam if trajectory.closed]
+        self.emit(StepDecided(layer.depth, _tips(living), _tips(closed)))
+        self._commit(selection.shared(self.beam))
 
-    def _step_ask(self, prefix: Trajectory, depth: int, seed: int) -> TeacherRequest:
-        return TeacherRequest(
-            messages=self.segmentation.instruct(self.problem.messages),
-            reasoning=prefix.text + self.segmentation.header(depth),
-            answer=None,
-            stop=self.segmentation.stops if self.strategy.unit == "step" else (),
-            max_tokens=self._step_tokens(prefix),
-            temperature=self.settings.sampling.temperature,
-            top_p=self.settings.sampling.top_p,
-            seed=seed,
-            tools=self.problem.tools,
-        )
+    def _conclude_late(self, calls: Calls) -> None:
+        """The deadline has passed: decide by what has landed of the open step, if anything has."""
+        if any(map(self.rules.limits.is_open, self.beam)):
+            layer = plan.grow(self.beam, self.root, self.rules, self.roster.slots)
+            calls.abandon(layer.unsettled)
+            if layer.landed:
+                self._conclude(layer, calls)
 
-    async def _score(self, landing: Landing) -> None:
-        """Score a proposal by all that can be told of it alone; for a consensus, have answers drafted."""
-        candidate, blend = landing.candidate, self.blend
-        if not blend:
-            return
-        self.emit(ScoreRequested(candidate.id))
-        on_top_of = (self.problem, landing.prefix.text, candidate.text)
-        if _CONSENSUS in blend:
-            landing.drafts, landing.drafted = await self.scorer.draft(*on_top_of)
-        for name in blend:
-            if name != _CONSENSUS:
-                landing.scores[name] = await self.scorer.score(*on_top_of, name, candidate.teacher)
-        if _CONSENSUS not in blend:
-            self._tell(landing)
+    def _fallen(self, layer: Layer) -> list[Proposal]:
+        """Take what was asked ahead under prefixes that did not survive out of the tree."""
+        is_open = self.rules.limits.is_open
+        alive = {self.root.at(trajectory) for trajectory in self.beam if is_open(trajectory)}
+        needed = {want.proposal for want in layer.wants}
+        fallen: list[Proposal] = []
+        for node in dict.fromkeys(want.node for want in layer.wants):
+            fallen += [one for one in node.proposals.values() if one not in needed]
+            node.proposals.clear()
+            for step, child in list(node.children.items()):
+                if child not in alive:
+                    fallen += child.below()
+                    del node.children[step]
+        return fallen
 
-    async def _weigh(self, barrier: Barrier) -> None:
-        """Score what has landed by what the others would answer, now that it is known."""
-        drafts = {landing.candidate.id: landing.drafts for landing in barrier.landed}
-        said = [answer for answers in drafts.values() for answer in answers]
-        wanted = self.settings.agreement
-        if wanted is not None and said and max(map(said.count, said)) >= wanted * len(said):
-            self.early = "agreement"
-
-        async def weigh(landing: Landing) -> None:
-            candidate = landing.candidate
-            on_top_of = (self.problem, landing.prefix.text, candidate.text)
-            try:
-                pool = selection.others(drafts, candidate.id)
-                scored = await self.scorer.score(*on_top_of, _CONSENSUS, candidate.teacher, pool)
-            except ScorerError as exc:
-                barrier.broken = exc
-                return
-            tokens = scored.tokens_forwarded + landing.drafted
-            landing.scores[_CONSENSUS] = replace(scored, tokens_forwarded=tokens)
-            self._tell(landing)
-
-        async with anyio.create_task_group() as group:
-            for landing in barrier.landed:
-                group.start_soon(weigh, landing)
-
-    def _tell(self, landing: Landing) -> None:
-        """All scores of a proposal are known: join them in the order of the blend."""
-        first, *others = (landing.scores[name] for name in self.blend)
-        landing.score = replace(first, beside=tuple(others))
-        self.emit(Scored(landing.candidate.id, landing.score))
-
-    def _decide(self, beam: Sequence[Trajectory], extended: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
-        """Let the barrier fall: keep the best, drop the rest, commit what all survivors share."""
-        pool = [trajectory for trajectory in beam if not self._open(trajectory)] + list(extended)
-        width = self.strategy.width or self.settings.beam_width
-        spread = Spread(
-            self.settings.diversity, self.settings.max_children_per_parent, self.settings.similarity_threshold
-        )
-        best = selection.choose(pool, self._rank(pool), width, spread)
-        kept = selection.enforce_lag(best.beam, self.settings.commit_lag)
-        self._drop(best.dropped, "rank")
-        self._drop(best.repeated, "duplicate")
-        self._drop(kept.dropped, "lag")
-        closed = [trajectory for trajectory in kept.beam if trajectory.closed]
-        living = [trajectory for trajectory in kept.beam if not trajectory.closed]
-        depth = max(len(trajectory.candidates) for trajectory in pool)
-        self.emit(StepDecided(depth, _tips(living), _tips(closed)))
-        self._commit(selection.shared(kept.beam))
-        return kept.beam
-
-    def _rank(self, pool: Sequence[Trajectory]) -> Rank:
-        match self.strategy.rank:
-            case "score" if len(self.blend) > 1:
-                return selection.by_blend(pool, self.blend, self.settings.length_penalty)
-            case "score":
-                return selection.by_score(self.settings.length_penalty)
-            case "chance":
-                return selection.by_chance(self.settings.sampling.seed)
-            case "length":
-                return selection.by_length
-
-    def _drop(self, trajectories: Sequence[Trajectory], reason: PruneReason) -> None:
-        for trajectory in trajectories:
-            self.emit(Pruned(trajectory.candidates[-1].id, reason))
+    def _prune(self, ids: Iterable[int], reason: PruneReason) -> None:
+        for id in ids:
+            self.emit(Pruned(id, reason))
 
     def _commit(self, candidates: Sequence[Candidate]) -> None:
         """Announce the steps that have become final since the last time."""
@@ -448,19 +278,5 @@ class _Decoding:
         self.committed = max(self.committed, len(candidates))
 
 
-def _tips(trajectories: Sequence[Trajectory]) -> tuple[int, ...]:
+def _tips(trajectories: Iterable[Trajectory]) -> tuple[int, ...]:
     return tuple(trajectory.candidates[-1].id for trajectory in trajectories)
-
-
-@dataclass(slots=True)
-class _Reply:
-    """The answer as it is heard; the blank lines that templates put before it are left out."""
-
-    emit: Emit
-    text: str = ""
-
-    def hear(self, delta: str) -> None:
-        delta = delta if self.text else delta.lstrip()
-        if delta:
-            self.text += delta
-            self.emit(AnswerDelta(delta))

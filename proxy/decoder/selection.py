@@ -1,6 +1,6 @@
 """Which trajectories live on: ranking, diversity, what may be sent, when to stop. Pure and synchronous.
 
-Ties are broken by candidate id, so equal scores give the same beam on every run.
+Ties are broken by slot, so equal scores give the same beam whoever answers first.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def by_blend(pool: Sequence[Trajectory], weights: Mapping[str, float], length_pe
     return lambda trajectory: ranks[trajectory.path]
 
 
-def others(drafts: Mapping[int, Sequence[str]], of: int) -> dict[str, float]:
+def answers_of_others(elicited: Mapping[int, Sequence[str]], of: int) -> dict[str, float]:
     """π: what all but one candidate would answer, each answer with its share. Where there is no other, its own."""
-    answers = [answer for id, said in drafts.items() if id != of for answer in said] or list(drafts[of])
+    answers = [answer for id, said in elicited.items() if id != of for answer in said]
+    answers = answers or list(elicited[of])
     return {answer: answers.count(answer) / len(answers) for answer in dict.fromkeys(answers)}
 
 
@@ -80,7 +81,7 @@ def by_length(trajectory: Trajectory) -> float:
 
 def by_chance(seed: int) -> Rank:
     """Rank by a seeded draw (the paper's random-step baseline)."""
-    return lambda trajectory: float(derive(seed, "chance", trajectory.tip))
+    return lambda trajectory: float(derive(seed, "chance", *(candidate.slot for candidate in trajectory.candidates)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +122,11 @@ def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -
     """
     worth = {trajectory.path: rank(trajectory) for trajectory in pool}
 
-    def order(trajectory: Trajectory) -> tuple[float, tuple[int, ...]]:
-        return -worth[trajectory.path], trajectory.path
+    def order(trajectory: Trajectory) -> tuple[float, tuple[tuple[int, int], ...]]:
+        return -worth[trajectory.path], trajectory.order
 
     families: dict[tuple[int, ...], list[Trajectory]] = {}
-    penalised: list[tuple[float, tuple[int, ...], Trajectory]] = []
+    penalised: list[tuple[float, tuple[tuple[int, int], ...], Trajectory]] = []
     surplus: list[Trajectory] = []
     repeated: list[Trajectory] = []
     for trajectory in sorted(pool, key=order):
@@ -136,7 +137,7 @@ def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -
         if spread.max_children_per_parent is not None and len(better) >= spread.max_children_per_parent:
             surplus.append(trajectory)
             continue
-        penalised.append((-worth[trajectory.path] + spread.diversity * len(better), trajectory.path, trajectory))
+        penalised.append((-worth[trajectory.path] + spread.diversity * len(better), trajectory.order, trajectory))
         better.append(trajectory)
     ranked = [trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])] + surplus
     return Selection(tuple(sorted(ranked[:width], key=order)), tuple(ranked[width:]), tuple(repeated))
@@ -160,8 +161,3 @@ def enforce_lag(beam: Sequence[Trajectory], lag: int | None) -> Selection:
         tuple(trajectory for trajectory, same in zip(beam, agrees, strict=True) if same),
         tuple(trajectory for trajectory, same in zip(beam, agrees, strict=True) if not same),
     )
-
-
-def settled(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> bool:
-    """Whether a finished trajectory has stayed the best while all others grew by a step."""
-    return after[0].closed and after[0].path == before[0].path

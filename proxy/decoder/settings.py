@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from proxy.decoder.types import Source
 
 StrategyName = Literal["beam", "greedy", "curation", "single", "random", "longest"]
-"""The keys of `decoder.search.STRATEGIES`."""
+"""The keys of `decoder.strategies.STRATEGIES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,12 @@ class Budget:
     total_tokens: int | None = None
     deadline_s: Annotated[
         float,
-        Setting("seconds for the whole request; the best so far is answered", ge=0.1, le=86_400, unit="s"),
+        Setting(
+            "seconds for the whole request; then the best so far is answered, within another tenth (a second at least)",
+            ge=0.1,
+            le=86_400,
+            unit="s",
+        ),
     ] = 600.0
 
 
@@ -149,15 +154,23 @@ class Settings:
     quorum: Annotated[
         float,
         Setting(
-            "share of a step's proposals after which stragglers may be left behind",
+            "share of a step's proposals that must have arrived before stragglers may be left behind",
             "slow teachers are heard less",
             ge=0,
             le=1,
         ),
-    ] = 0.75
-    patience_s: Annotated[
-        float, Setting("how long stragglers are waited for once the quorum is scored", ge=0, le=3600, unit="s")
-    ] = 20.0
+    ] = 0.5
+    patience: Annotated[
+        float,
+        Setting(
+            "after the quorum, a proposal is given up when it takes this many times what is usual "
+            "at its step, and more than a second",
+            "slow teachers are heard less",
+            ge=1,
+            le=1000,
+        ),
+    ] = 8.0
+    patience_s: Annotated[float, Setting("and at the latest so long after the quorum", ge=0, le=3600, unit="s")] = 20.0
     prefill_partial_steps: Annotated[
         bool,
         Setting(
@@ -193,8 +206,6 @@ class Settings:
         str | None,
         Setting("the teacher that writes the answer", le=256, null="the teacher that closed the thinking"),
     ] = None
-    plateau: int | None = None
-    agreement: float | None = None
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proxy.decoder.events import Event, Finished, Proposed, Scored, ScoreRequested, TeacherFailed, TeacherSkipped
+from proxy.decoder.events import (
+    Event,
+    Finished,
+    ProposalCancelled,
+    Proposed,
+    Scored,
+    ScoreRequested,
+    TeacherFailed,
+    TeacherSkipped,
+)
 from proxy.decoder.types import Candidate, Result, Score, Source
 
 
@@ -29,13 +38,17 @@ class Usage:
 class Cost:
     """What the whole search spent: proposals, tokens the teachers wrote and read, tokens the scorer forwarded.
 
-    `skipped` counts the teachers that a step did without, in an adaptive search.
+    `skipped` counts the teachers that a step did without, in an adaptive search. `cancelled` counts
+    calls that were stopped; `generated_tokens` includes `cancelled_tokens`, an estimate of what they
+    had written.
     """
 
     candidates: int = 0
     failures: int = 0
     skipped: int = 0
     generated_tokens: int = 0
+    cancelled: int = 0
+    cancelled_tokens: int = 0
     prompt_tokens: int = 0
     score_calls: int = 0
     scored_tokens: int = 0
@@ -64,12 +77,15 @@ def summarise(events: Iterable[Event]) -> Summary:
     """Fold a search's events."""
     proposed: list[Candidate] = []
     scores: dict[int, Score] = {}
+    cancelled: list[int] = []
     failures = score_calls = skipped = 0
     result: Result | None = None
     for event in events:
         match event:
             case Proposed(candidate):
                 proposed.append(candidate)
+            case ProposalCancelled(tokens=tokens):
+                cancelled.append(tokens)
             case ScoreRequested():
                 score_calls += 1
             case Scored(id, score):
@@ -85,14 +101,16 @@ def summarise(events: Iterable[Event]) -> Summary:
         candidates=len(proposed),
         failures=failures,
         skipped=skipped,
-        generated_tokens=sum(candidate.completion_tokens for candidate in proposed) + answer_tokens,
+        generated_tokens=sum(one.completion_tokens for one in proposed) + answer_tokens + sum(cancelled),
+        cancelled=len(cancelled),
+        cancelled_tokens=sum(cancelled),
         prompt_tokens=sum(candidate.prompt_tokens for candidate in proposed) + answer_prompt,
         score_calls=score_calls,
-        scored_tokens=sum(part.tokens_forwarded for score in scores.values() for part in (score, *score.beside)),
+        scored_tokens=sum(part.tokens_forwarded for score in scores.values() for part in (score, *score.blended)),
     )
     won = result.winner.candidates if result else ()
     # A blend knows what any of its parts knows.
-    sources = {part.source for score in scores.values() for part in (score, *score.beside)}
+    sources = {part.source for score in scores.values() for part in (score, *score.blended)}
     source = next((known for known in Source if known in sources), Source.NONE)
     steps = tuple(WonStep(candidate, scores.get(candidate.id)) for candidate in won)
     return Summary(result, _usage(result), cost, steps, source)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 Ended = Literal["marker", "closed", "eos", "length"]
 """Why a continuation ended: at a stop text, where thinking closes, at the model's end of turn, or out of tokens."""
 
 FinishReason = Literal["stop", "length"]
-StopCause = Literal["closed", "steps", "tokens", "deadline", "plateau", "agreement"]
-"""Why the reasoning ended: thinking was closed, a budget was spent, or nothing more was to be gained by it."""
+StopCause = Literal["closed", "steps", "tokens", "deadline"]
+"""Why the reasoning ended: thinking was closed, or a budget was spent."""
 
 
 class Source(StrEnum):
@@ -90,7 +91,8 @@ class Continuation:
 class Candidate:
     """A proposed next step. `parent` is the candidate it extends, None at the root; `depth` counts from 1.
 
-    Ids are given when a teacher is asked, in a fixed order, so they do not depend on who answers first.
+    Ids count the requests of a search. `slot` is its place among its siblings, by teacher and
+    sample; it breaks ties, so that results do not depend on who answers first.
     `tokens_estimated` is that of the teacher's `Continuation`.
     """
 
@@ -103,6 +105,7 @@ class Candidate:
     prompt_tokens: int
     completion_tokens: int
     tokens_estimated: bool = False
+    slot: int = 0
 
     @property
     def closes(self) -> bool:
@@ -125,7 +128,7 @@ class Score:
 
     With `additive` the score judges the step alone, and a trajectory sums nats and length over its steps;
     without it the score already judges the whole trajectory (predictive perplexity looks ahead from its end).
-    `queue_s` and `batch_size` tell how the scorer worked it off. `beside` are the other scores of a blend.
+    `queue_s` and `batch_size` tell how the scorer worked it off. `blended` are the other scores of a blend.
     """
 
     nats: float
@@ -133,11 +136,11 @@ class Score:
     additive: bool
     objective: str
     source: Source
-    parts: tuple[ScorePart, ...] = ()
+    per_model: tuple[ScorePart, ...] = ()
     queue_s: float = 0.0
     batch_size: int = 1
     tokens_forwarded: int = 0
-    beside: tuple[Score, ...] = ()
+    blended: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ class Tally:
         return float(self.nats / self.length**length_penalty) if self.length else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trajectory:
     """A path from the root: the candidates chosen so far, and what they scored, by each score of a blend.
 
@@ -169,7 +172,7 @@ class Trajectory:
     tallies: tuple[Tally, ...] = ()
     complete: bool = False
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The canonical reasoning."""
         return "".join(candidate.text for candidate in self.candidates)
@@ -179,15 +182,20 @@ class Trajectory:
         """The id of the last candidate; None at the root."""
         return self.candidates[-1].id if self.candidates else None
 
-    @property
+    @cached_property
     def path(self) -> tuple[int, ...]:
         return tuple(candidate.id for candidate in self.candidates)
+
+    @cached_property
+    def order(self) -> tuple[tuple[int, int], ...]:
+        """What breaks ties between equal scores: the slots on the way, whoever answered first."""
+        return tuple((candidate.slot, candidate.id) for candidate in self.candidates)
 
     @property
     def closed(self) -> bool:
         return self.complete or (bool(self.candidates) and self.candidates[-1].closes)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Tokens of the reasoning, as their teachers counted them."""
         return sum(candidate.completion_tokens for candidate in self.candidates)
@@ -197,7 +205,7 @@ class Trajectory:
         path = (*self.candidates, candidate)
         if score is None:
             return Trajectory(path, self.tallies)
-        scores = (score, *score.beside)
+        scores = (score, *score.blended)
         before = self.tallies or (Tally(),) * len(scores)
         return Trajectory(path, tuple(tally.add(part) for tally, part in zip(before, scores, strict=True)))
 

@@ -17,6 +17,7 @@ from proxy.decoder.events import (
     Cancelled,
     Failed,
     Finished,
+    ProposalCancelled,
     ProposalRequested,
     Proposed,
     Pruned,
@@ -122,6 +123,7 @@ def _candidates(journal: Sequence[Stamped], winner: Winner | None) -> tuple[Cand
     # What was neither dropped nor won has been overtaken, its children all fell; or the search broke off over it.
     undecided = "outranked" if winner else "unfinished"
     found: dict[int, dict[str, Any]] = {}
+    kept_for: dict[int | None, int] = {}
 
     def note(id: int, **columns: Any) -> None:
         if id in found:
@@ -145,10 +147,17 @@ def _candidates(journal: Sequence[Stamped], winner: Winner | None) -> tuple[Cand
                 )
             case Scored(id, score):
                 note(id, score=score, scored_s=stamped.at_s)
-            case Pruned(id, reason):
+            case Pruned(id, reason, kept):
                 note(id, fate=reason)
+                if kept is not None:
+                    kept_for[id] = kept
+            case ProposalCancelled(id, _, tokens):
+                note(id, fate="speculative", completion_tokens=tokens, tokens_estimated=True)
             case TeacherFailed(int() as id, _, kind, message):
                 note(id, fate=kind if kind == "straggler" else f"failed:{kind}", error=message)
     for id in winner.path if winner else ():
         note(id, fate="won")
+    for columns in found.values():
+        # Its prefix was written twice: it stands under the one that was kept.
+        columns["parent"] = kept_for.get(columns["parent"], columns["parent"])
     return tuple(CandidateRecord(**found[id]) for id in sorted(found))

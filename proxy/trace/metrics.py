@@ -20,8 +20,10 @@ from proxy.decoder.events import (
     Committed,
     Failed,
     Finished,
+    ProposalCancelled,
     ProposalRequested,
     Proposed,
+    Pruned,
     Scored,
     ScoreRequested,
     StepDecided,
@@ -76,12 +78,17 @@ class Metrics:
     def record(self, job: Job, journal: Sequence[Stamped]) -> None:
         """Fold what only the whole journal tells: who won, what each teacher's tokens came to, our own overhead."""
         summary = summarise(stamped.event for stamped in journal)
-        won = {step.candidate.id for step in summary.steps}
+        fates = {step.candidate.id: "won" for step in summary.steps}
+        for stamped in journal:
+            if isinstance(stamped.event, Pruned) and stamped.event.reason == "speculative":
+                fates[stamped.event.id] = "speculative"
         for stamped in journal:
             match stamped.event:
                 case Proposed(candidate):
-                    fate = "won" if candidate.id in won else "lost"
+                    fate = fates.get(candidate.id, "lost")
                     self._tokens.labels(candidate.teacher, fate).inc(_amount(candidate.completion_tokens))
+                case ProposalCancelled(_, teacher, tokens):
+                    self._tokens.labels(teacher, "speculative").inc(_amount(tokens))
                 case TeacherSkipped(_, teacher):
                     self._skipped.labels(teacher).inc()
         for step in summary.steps:
@@ -154,6 +161,8 @@ class _SearchListener:
                 self.out[id] = (teacher, now)
             case Proposed(candidate):
                 self._landed(candidate.id, "ok", now)
+            case ProposalCancelled(id):
+                self._landed(id, "cancelled", now)
             case TeacherFailed(None, _, kind, _):
                 self._answered(kind, now)
             case TeacherFailed(int() as id, _, kind, _):
@@ -220,6 +229,8 @@ def calls(journal: Iterable[Stamped]) -> list[tuple[float, float]]:
                 began["scorer", id] = last
             case Proposed(candidate):
                 found.append((began.pop(("teacher", candidate.id), last), last))
+            case ProposalCancelled(id) if ("teacher", id) in began:
+                found.append((began.pop(("teacher", id)), last))
             case TeacherFailed(id):
                 found += [(began.pop((kind, id)), last) for kind in ("teacher", "scorer") if (kind, id) in began]
             case Scored(id):

@@ -44,7 +44,8 @@ class Provenance:
 class CandidateRecord:
     """One proposed step, also one that never came. Times are seconds since the search started.
 
-    `fate`: won, rank, duplicate, empty, outranked, lag, straggler, unfinished (the search ended first), or
+    `fate`: won, rank, duplicate, empty, outranked, lag, unscored, straggler, speculative, unfinished (the
+    search ended first), or
     `failed:KIND`.
     """
 

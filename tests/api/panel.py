@@ -76,6 +76,8 @@ class Scorer:
         objective: str,
         proposer: str = "",
         pool: Mapping[str, float] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Score:
         if self.error is not None:
             raise self.error
@@ -83,7 +85,7 @@ class Scorer:
         source = Source.REFERENCE if problem.references else Source.NONE
         return Score(nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9)
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+    async def elicit(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
         return ("42",), 9
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from proxy.api.options import resolve_score
 from proxy.api.schema import CordOptions
-from proxy.decoder.search import STRATEGIES
 from proxy.decoder.settings import SETTINGS, Budget, Sampling, Settings, StrategyName
+from proxy.decoder.strategies import STRATEGIES
 from proxy.errors import RequestError
 
 KNOWN = frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"})

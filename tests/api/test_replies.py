@@ -77,8 +77,8 @@ async def test_the_cord_object_tells_how_the_reply_came_about() -> None:
     cord = (await whole(Panel(), cord={"reference": "42"}))["cord"]
     assert cord.pop("request_id").startswith("req-")
     assert cord.pop("cost") == {
-        "candidates": 6, "failures": 0, "skipped": 0, "generated_tokens": 30, "prompt_tokens": 85, "score_calls": 6,
-        "scored_tokens": 54,
+        "candidates": 6, "failures": 0, "skipped": 0, "generated_tokens": 30, "cancelled": 0, "cancelled_tokens": 0,
+        "prompt_tokens": 85, "score_calls": 6, "scored_tokens": 54,
     }  # fmt: skip
     assert cord == {
         "strategy": "beam",

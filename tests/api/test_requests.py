@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from proxy.api.chat import ChatEndpoint
 from proxy.api.job import make_job
-from proxy.decoder.search import STRATEGIES
 from proxy.decoder.settings import Settings
 from proxy.decoder.steps import Segmentation
+from proxy.decoder.strategies import STRATEGIES
 from proxy.decoder.types import Message
 from proxy.service import Ensemble, Job
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask

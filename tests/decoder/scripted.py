@@ -49,7 +49,7 @@ class ScriptedScorer:
     history: list[tuple[Problem, str, str, str]] = field(default_factory=list)
     prefill_partial_steps: list[tuple[str, str]] = field(default_factory=list)
     judges: Mapping[str, Callable[[str, str], float]] = field(default_factory=dict)
-    drafts: Callable[[str], tuple[str, ...]] = lambda reasoning: ()
+    elicits: Callable[[str], tuple[str, ...]] = lambda reasoning: ()
     pools: dict[str, dict[str, float]] = field(default_factory=dict)
 
     async def score(
@@ -60,6 +60,8 @@ class ScriptedScorer:
         objective: str,
         proposer: str = "",
         pool: Mapping[str, float] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Score:
         self.history.append((problem, prefix, step, objective))
         if pool is not None:
@@ -67,8 +69,8 @@ class ScriptedScorer:
         judge = self.judges.get(objective, self.judge)
         return Score(judge(prefix, step), 1.0, self.additive, objective, Source.NONE)
 
-    async def draft(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
-        return self.drafts(prefix + step), 7
+    async def elicit(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
+        return self.elicits(prefix + step), 7
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         self.prefill_partial_steps.append((prefix, begun))

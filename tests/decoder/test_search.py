@@ -26,9 +26,10 @@ from proxy.decoder.events import (
     TeacherSkipped,
 )
 from proxy.decoder.ports import OnText
-from proxy.decoder.search import STRATEGIES, search
+from proxy.decoder.search import search
 from proxy.decoder.settings import Budget, Sampling, Settings
 from proxy.decoder.steps import Segmentation
+from proxy.decoder.strategies import STRATEGIES
 from proxy.decoder.types import Continuation, Message, Problem, Result, TeacherRequest
 from proxy.errors import ScorerError, SearchError, TeacherError
 from tests.decoder.scripted import Script, ScriptedScorer, ScriptedTeacher, counts_to, says
@@ -238,6 +239,13 @@ async def test_a_straggler_within_the_patience_still_counts() -> None:
     assert result.answerer == "slow"
 
 
+async def test_a_repetition_does_not_make_the_one_it_repeats_a_straggler() -> None:
+    teachers = [ScriptedTeacher(name, counts_to(2, "same")) for name in "abc"]
+    hasty = replace(SETTINGS, quorum=0.0, patience_s=0.0)
+    result, _ = await decode(teachers, prefers("same"), hasty)
+    assert result.answer
+
+
 @dataclass
 class Slow(ScriptedTeacher):
     """A teacher that writes a step of many words, and lets the others run after each."""
@@ -422,17 +430,17 @@ async def test_a_blend_scores_every_step_by_each_of_its_parts() -> None:
     teachers = [ScriptedTeacher(mark, counts_to(1, mark)) for mark in "abc"]
     result, events = await decode(teachers, scorer, replace(SETTINGS, score="safe + bold"))
     assert result.winner.candidates[0].teacher == "b"
-    assert [(event.score.objective, event.score.beside[0].objective) for event in of(Scored, events)] == [
+    assert [(event.score.objective, event.score.blended[0].objective) for event in of(Scored, events)] == [
         ("safe", "bold")
     ] * 3
     assert result.value == -1.1
 
 
 async def test_a_consensus_weighs_each_step_by_what_the_others_would_answer() -> None:
-    drafts = {"a": ("four",), "b": ("four",), "c": ("five",)}
+    elicited = {"a": ("four",), "b": ("four",), "c": ("five",)}
     scorer = ScriptedScorer(
         lambda prefix, step: scorer.pools[prefix + step].get("four", 0.0),
-        drafts=lambda reasoning: drafts[reasoning[-4]],
+        elicits=lambda reasoning: elicited[reasoning[-4]],
     )
     teachers = [ScriptedTeacher(mark, counts_to(1, mark)) for mark in "abc"]
     result, events = await decode(teachers, scorer, replace(SETTINGS, score="consensus", beam_width=1))
@@ -442,33 +450,16 @@ async def test_a_consensus_weighs_each_step_by_what_the_others_would_answer() ->
         "### Step 1. c1\n\n": {"four": 1.0},
     }
     assert result.winner.candidates[0].teacher == "c"
-    assert [event.score.tokens_forwarded for event in of(Scored, events)] == [7, 7, 7], "drafts are read, too"
+    assert [event.score.tokens_forwarded for event in of(Scored, events)] == [7, 7, 7], "elicited answers are read, too"
 
 
 async def test_a_scorer_that_fails_at_the_consensus_ends_the_search() -> None:
     def judge(prefix: str, step: str) -> float:
         raise ScorerError("unavailable", "gone")
 
-    scorer = ScriptedScorer(judge, drafts=lambda reasoning: ("x",))
+    scorer = ScriptedScorer(judge, elicits=lambda reasoning: ("x",))
     with pytest.raises(ScorerError, match="gone"):
         await decode([ScriptedTeacher("t", counts_to(2, "t"))], scorer, replace(SETTINGS, score="consensus"))
-
-
-async def test_the_reasoning_ends_when_the_drafted_answers_agree() -> None:
-    scorer = ScriptedScorer(
-        lambda prefix, step: -1.0, drafts=lambda reasoning: ("same",) if "Step 3" in reasoning else (reasoning,)
-    )
-    teachers = [ScriptedTeacher(mark, counts_to(9, mark)) for mark in "ab"]
-    settings = replace(SETTINGS, score="consensus", agreement=1.0)
-    result, _ = await decode(teachers, scorer, settings)
-    assert (len(result.winner.candidates), result.stopped) == (3, "agreement")
-
-
-async def test_the_reasoning_ends_when_the_score_has_stopped_rising() -> None:
-    scorer = ScriptedScorer(lambda prefix, step: -1.0 / min(4, 1 + prefix.count("### Step")))
-    teacher = ScriptedTeacher("t", counts_to(20, "x"))
-    result, _ = await decode([teacher], scorer, replace(SETTINGS, plateau=2))
-    assert (len(result.winner.candidates), result.stopped) == (6, "plateau")
 
 
 async def test_an_adaptive_search_stops_asking_who_never_wins_and_says_so() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.decoder import selection
+from proxy.decoder.limits import has_settled
 from proxy.decoder.selection import Spread
 from proxy.decoder.types import Candidate, Score, Source, Tally, Trajectory
 
@@ -103,9 +104,9 @@ def test_lag_forces_the_best_trajectorys_choice(lag: int | None, kept: list[tupl
 
 def test_the_search_settles_when_a_finished_best_outlives_a_step() -> None:
     done = grow(1, ended="closed", nats=-0.1)
-    assert selection.settled([done, grow(2)], [done, grow(2, 3)])
-    assert not selection.settled([grow(2), done], [done, grow(2, 3)])
-    assert not selection.settled([grow(1)], [grow(1)])
+    assert has_settled([done, grow(2)], [done, grow(2, 3)])
+    assert not has_settled([grow(2), done], [done, grow(2, 3)])
+    assert not has_settled([grow(1)], [grow(1)])
 
 
 @given(
@@ -179,10 +180,10 @@ def test_a_score_that_does_not_tell_candidates_apart_does_not_count() -> None:
 
 
 def test_a_candidate_does_not_vote_for_its_own_answer() -> None:
-    drafts = {1: ["4", "4"], 2: ["5", "4"], 3: []}
-    assert selection.others(drafts, 1) == {"5": 0.5, "4": 0.5}
-    assert selection.others(drafts, 3) == {"4": 0.75, "5": 0.25}
-    assert selection.others({1: ["7"]}, 1) == {"7": 1.0}
+    elicited = {1: ["4", "4"], 2: ["5", "4"], 3: []}
+    assert selection.answers_of_others(elicited, 1) == {"5": 0.5, "4": 0.5}
+    assert selection.answers_of_others(elicited, 3) == {"4": 0.75, "5": 0.25}
+    assert selection.answers_of_others({1: ["7"]}, 1) == {"7": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,12 @@ async def cancelled(kept: Kept) -> None:
     slow: Callable[[TeacherRequest], Awaitable[Continuation]] = lambda ask: hangs()  # noqa: E731
     async with anyio.create_task_group() as group:
         group.start_soon(
-            service(kept).decode, job(ScriptedTeacher("ada", counts_to(3, "a")), ScriptedTeacher("b", slow))
+            service(kept).decode,
+            job(
+                ScriptedTeacher("ada", counts_to(3, "a")),
+                ScriptedTeacher("b", slow),
+                speculate="off",
+            ),
         )
         await waiting.wait()
         await anyio.wait_all_tasks_blocked()
