@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo serve check test lint backends test-backends test-clients teachers bench-quality bench-overhead bench-scoring clean
+.PHONY: help install models demo serve check test lint backends test-backends test-clients teachers bench-quality bench-real bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ bench-scoring: install  ## the scoring engine against plain forwards
 
 bench-quality: install  ## the strategies and scores side by side on held-out problems of the embedded task
 	$(BIN)/python -m bench.quality
+
+bench-real: $(VENV)/.installed-real  ## the same on real models and reasoning-gym's problems; resumes, takes --only by ARGS
+	$(BIN)/python -m bench.real $(ARGS)
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -24,7 +24,7 @@ class Run:
 
     right: in [0, 1]. log_s: mean log-probability of the reference after the winner, under the meta-prover. seconds:
     of one core, its share of the batches it was in. winners: who wrote which step. marks: how the score
-    ordered steps, see `mark`.
+    ordered steps, see `mark`. in_reasoning: as `right`, for what the reasoning comes to, where that was looked at.
     """
 
     table: str
@@ -37,6 +37,7 @@ class Run:
     seconds: float
     winners: tuple[str, ...] = ()
     marks: dict[str, float] = field(default_factory=dict)
+    in_reasoning: float | None = None
 
 
 def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[str, float]:
@@ -134,6 +135,9 @@ class Row:
     own_first: float | None
     agreed: float | None
     agreed_right: float | None
+    hollow_first: float | None = None
+    in_reasoning: float | None = None
+    unfinished: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,21 @@ def _row(method: str, runs: Sequence[Run]) -> Row:
         own_first=portion("own_first", "own_pairs"),
         agreed=portion("agreed", "votes"),
         agreed_right=portion("agreed_right", "agreed"),
+        hollow_first=portion("hollow_first", "hollow_pairs"),
+        in_reasoning=_percent([run.in_reasoning for run in runs if run.in_reasoning is not None]),
+        unfinished=_percent([run.marks["unfinished"] for run in runs if "unfinished" in run.marks]),
     )
+
+
+def _percent(shares: Sequence[float]) -> float | None:
+    return round(100 * sum(shares) / len(shares), 1) if shares else None
+
+
+def gain(methods: Mapping[str, Sequence[Run]], method: str, over: str) -> Gain:
+    """One method against another on the problems that both have, in points."""
+    mean, low, high = (round(100 * value, 1) for value in paired(methods[method], methods[over]))
+    written = [sum(run.written for run in methods[name]) / len(methods[name]) for name in (method, over)]
+    return Gain(method, over, mean, low, high, (written[0], written[1]))
 
 
 def _gains(methods: dict[str, list[Run]], rows: Sequence[Row]) -> list[Gain]:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -138,11 +138,26 @@ class Meter:
     scored: int = 0
 
 
+class Writer(Protocol):
+    """A model that continues a turn, and tells the seconds it took."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def write(self, ask: TeacherRequest) -> tuple[Continuation, float]: ...
+
+
+class Judges(Protocol):
+    """Models that score, with a cache of their own for every way to score."""
+
+    def batcher(self, way: Hashable) -> Batcher: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SharingTeacher:
     """A `decoder.ports.Teacher` for one search."""
 
-    teacher: LocalTeacher
+    teacher: Writer
     shared: Shared
     meter: Meter
     supports_response_format: bool = False
@@ -200,7 +215,7 @@ class Panel:
 class SharingService:
     """A `proxy.scorer.ScoringService` for one search."""
 
-    panel: Panel
+    panel: Judges
     way: Hashable
     shared: Shared
     meter: Meter

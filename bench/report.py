@@ -25,6 +25,9 @@ _HEADS = {
     "own_first": "own first, %",
     "agreed": "agreed, %",
     "agreed_right": "of these right, %",
+    "hollow_first": "right before hollow, %",
+    "in_reasoning": "right in reasoning, %",
+    "unfinished": "unfinished, %",
 }
 
 
@@ -33,6 +36,14 @@ _PREFERENCES = ("right_first", "long_first", "own_first", "agreed", "agreed_righ
 _KEPT = f"of what “{BY_REFERENCE}” gains over the best teacher alone, %"
 
 _EQUAL = ("at equal tokens", "over", "points (95 %)", "tokens written")
+
+_CLIENT = (
+    "what the client gets",
+    "right in content, %",
+    "right in reasoning, %",
+    "unfinished, %",
+    "right step before hollow, %",
+)
 
 _COLUMNS = ("", "problems", "right, % (95 %)", "S", "written", "scored", "seconds")
 
@@ -55,6 +66,14 @@ def _shown(row: Row) -> list[str]:
     return [row.method, str(row.problems), right, perplexity, f"{row.written:,}", scored, f"{row.seconds:.2f}"]
 
 
+def _client_rows(rows: Sequence[Row]) -> Iterable[Sequence[str]]:
+    """By method, where both were looked at: right in the answer, in the reasoning, and reasoning that did not close."""
+    for row in rows:
+        if row.unfinished is not None:
+            hollow = "" if row.hollow_first is None else f"{row.hollow_first:.0f}"
+            yield row.method, f"{row.accuracy:.0f}", f"{row.in_reasoning or 0:.0f}", f"{row.unfinished:.0f}", hollow
+
+
 def _shares(shares: Sequence[float]) -> str:
     return " ".join(f"{share:.0f}" for share in shares)
 
@@ -67,6 +86,7 @@ class Report:
     machine: str
     found: list[Found] = field(default_factory=list)
     retrained: list[Retrained] = field(default_factory=list)
+    command: str = "make bench-quality"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,7 +108,7 @@ class Report:
 
     def markdown(self) -> str:
         """The same as a page of a document."""
-        lines = ["# Figures of `make bench-quality`", "", f"{self.date}, {self.machine}.", "", _LEGEND, ""]
+        lines = [f"# Figures of `{self.command}`", "", f"{self.date}, {self.machine}.", "", _LEGEND, ""]
         for found in self.found:
             judged = [[row.method, *_cells(row, _PREFERENCES)] for row in found.rows if row.right_first is not None]
             teachers = sorted({teacher for wins in found.wins.values() for teacher in wins})
@@ -98,6 +118,7 @@ class Report:
             lines += _table(_EQUAL, map(_gain_cells, found.gains))
             lines += _table(("without a reference", _KEPT), ((row, f"{kept:.0f}") for row, kept in found.kept.items()))
             lines += _table(("of two siblings", *(_HEADS[key] for key in _PREFERENCES)), judged)
+            lines += _table(_CLIENT, _client_rows(found.rows))
             lines += _table(("winner's steps 1 to 6, %", *teachers), won)
         for again in self.retrained:
             trainings = range(1, 1 + len(next(iter(again.accuracy.values()))))
