@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
 
     exporting.add_arguments(export)
     export.set_defaults(run=exporting.run)
+
+    view = commands.add_parser("view", help="show a stored trace in the browser, without a server")
+    from proxy.ui import command as viewing
+
+    viewing.add_arguments(view)
+    view.set_defaults(run=viewing.run)
     return parser
 
 

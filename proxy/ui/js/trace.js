@@ -34,10 +34,16 @@ function Heading({ trace }) {
   return html`<header class="asked">
     <h2>${trace.model} <span class="faint">${new Date(trace.time).toLocaleString()} · ${settings.strategy} · ${trace.objective ?? "no score"}</span></h2>
     ${trace.messages.map((message, i) => html`<div key=${i} class="message">
-      <span class="role">${message.role}</span><pre class="model-text">${message.content}</pre>
+      <span class="role">${message.role}</span><pre class="model-text">${said(message)}</pre>
     </div>`)}
     ${trace.references.length ? html`<div class="message"><span class="role">reference</span><pre class="model-text">${trace.references.join("\n")}</pre></div>` : null}
   </header>`;
+}
+
+// Text as it is; what is not text (tool calls, parts) as JSON.
+function said({ content, tool_calls: calls }) {
+  const text = typeof content === "string" || content === null ? (content ?? "") : JSON.stringify(content);
+  return calls?.length ? `${text}\n${JSON.stringify(calls)}`.trim() : text;
 }
 
 function Raw({ trace }) {
