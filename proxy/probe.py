@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _HUNG_AFTER = 4
 """Probes in a row without a reply after which a child that has answered before is restarted."""
+_CRASHES = 3
+"""Restarts after which waiting for a child is not worth while, though it is still started again."""
 _LONGEST_REPLY = 1 << 20
 _FINAL: frozenset[Status] = frozenset({"ok", "unfit", "wrong_url"})
 
@@ -136,8 +138,8 @@ class Probes:
     def _is_settled(self, target: Target) -> bool:
         status = self._known[target.name].state.status
         if target.child is not None:
-            return status in _FINAL or target.child.gave_up
-        return status in _FINAL or status == "unreachable"
+            return status in _FINAL or target.child.gave_up or target.child.restarts >= _CRASHES
+        return status in _FINAL or status in ("unreachable", "failed")
 
     async def _watch(self, target: Target) -> None:
         while True:
