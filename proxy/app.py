@@ -29,6 +29,7 @@ from proxy.decoder.settings import FITTED, Settings
 from proxy.decoder.steps import Segmentation
 from proxy.errors import ConfigError
 from proxy.logs import log_relayed, log_search
+from proxy.needs import need
 from proxy.probe import Probes, Target
 from proxy.processes import Child
 from proxy.scorer import RemoteScorer, usable
@@ -104,11 +105,16 @@ class _Builder:
         params, info = entry.litellm_params, entry.model_info
         limits = Limits(timeout_s=info.timeout_s, concurrency=info.max_concurrency)
         if params.provider not in PROVIDERS:
+            need("litellm", f"model_list.{index}.litellm_params.model", f"{params.provider}/ models are called with")
             from proxy.teachers.litellm import LitellmTeacher
 
             self.provenance.append(TeacherProvenance(entry.model_name, params.model, info.revision, None, info.licence))
             hosted = LitellmTeacher(entry.model_name, params.model, api_base=params.api_base, api_key=params.api_key)
             return GuardedTeacher(hosted, limits)
+        need("transformers", f"model_list.{index}.model_info.tokenizer", "chat templates are rendered with")
+        if params.provider == "local" and not is_gguf(params.name):
+            served = "serve it by another server"
+            need("torch", f"model_list.{index}.litellm_params.model", "embedded teachers run on", served)
         try:
             template = ChatTemplate.load(info.tokenizer or params.name, info.markup)
         except ConfigError as exc:
@@ -158,6 +164,7 @@ class _Builder:
         scorer = self.config.scorer
         socket = child = None
         if scorer.url is None:
+            need("torch", "scorer.models", "the scorer runs on", "run it elsewhere and set scorer.url")
             socket = self.sockets / "scorer.sock"
             child = Child("scorer", "scoring", scorer.command, socket)
             self.children.append(child)
