@@ -29,6 +29,7 @@ class ApiOptions:
         reference_free: the score "auto" stands for when a request brings no reference.
         master_key: the bearer key all clients must send; None asks nobody.
         keepalive_s: seconds of silence after which a stream carries a comment.
+        write_timeout_s: how long a client may take nothing before its request is cancelled.
         max_in_flight: searches that may run at once; one more is told to come again after `retry_after_s`.
         max_body_bytes: the longest request body that is read.
         inline_reasoning: put the reasoning into `content`, in think tags, unless the request says otherwise.
@@ -40,6 +41,7 @@ class ApiOptions:
     reference_free: str
     master_key: str | None = None
     keepalive_s: float = 10.0
+    write_timeout_s: float = 60.0
     max_in_flight: int = 64
     retry_after_s: int = 2
     max_body_bytes: int = 4 * 1024 * 1024

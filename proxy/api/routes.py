@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -48,6 +49,7 @@ class Guarded:
 
     endpoint: Endpoint
     master_key: str | None
+    write_timeout_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -55,8 +57,9 @@ class Guarded:
 
         async def send_or_leave(message: Message) -> None:
             try:
-                await send(message)
-            except OSError as exc:  # how servers tell that the connection is gone
+                with anyio.fail_after(self.write_timeout_s):
+                    await send(message)
+            except OSError as exc:  # how servers tell that the connection is gone; a time-out is one, too
                 raise ClientGone from exc
 
         with suppress(ClientGone, ClientDisconnect):
@@ -147,7 +150,7 @@ def routes(
         return answer
 
     def guarded(path: str, endpoint: Endpoint, method: str, name: str) -> Route:
-        return Route(path, Guarded(endpoint, options.master_key), methods=[method], name=name)
+        return Route(path, Guarded(endpoint, options.master_key, options.write_timeout_s), methods=[method], name=name)
 
     return [
         *(

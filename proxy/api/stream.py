@@ -15,12 +15,15 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from starlette.types import Receive, Send
 
 from proxy import sse
-from runtime.disconnects import leaf, while_connected
+from runtime.disconnects import ClientGone, leaf, while_connected
 
 Push = Callable[[bytes], None]
 """Hands a piece of the stream on; never blocks, never fails."""
 
 KEEP_ALIVE = sse.comment("keep-alive")
+MAX_UNSENT_BYTES = 4 * 1024 * 1024
+"""What waits for a slow client at most. Far more than any reply has, unless its steps are huge."""
+
 DONE = sse.encode("[DONE]")
 
 
@@ -32,6 +35,7 @@ async def stream_events(
     keepalive_s: float,
     explain: Callable[[Exception], bytes],
     tail: bytes = DONE,
+    max_unsent_bytes: int = MAX_UNSENT_BYTES,
 ) -> None:
     """Send what `produce` pushes as server-sent events, then the tail.
 
@@ -39,26 +43,41 @@ async def stream_events(
     that it can still have a status of its own; a later one is sent as `explain` puts it.
 
     Raises:
-        ClientGone: the client left, and `produce` was cancelled.
+        ClientGone: the client left, or reads so slowly that `max_unsent_bytes` wait for it; `produce` was cancelled.
         Exception: what `produce` raised before anything was sent.
     """
     tube, pieces = anyio.create_memory_object_stream[bytes | Exception](math.inf)
+    wire = Wire(send, headers)
 
     async def reply() -> None:
+        pushed = 0
         async with anyio.create_task_group() as group:
-            group.start_soon(_fill, tube, produce, tail)
-            await _drain(pieces, Wire(send, headers), keepalive_s, lambda exc: explain(exc) + tail)
+
+            def push(piece: bytes) -> None:
+                nonlocal pushed
+                pushed += len(piece)
+                tube.send_nowait(piece)
+                if pushed - wire.taken > max_unsent_bytes:
+                    group.cancel_scope.cancel()
+
+            group.start_soon(_fill, tube, produce, tail, push)
+            await _drain(pieces, wire, keepalive_s, lambda exc: explain(exc) + tail)
+        if not wire.ended:
+            raise ClientGone
 
     with tube, pieces:
         await while_connected(receive, reply)
 
 
 async def _fill(
-    tube: MemoryObjectSendStream[bytes | Exception], produce: Callable[[Push], Awaitable[None]], tail: bytes
+    tube: MemoryObjectSendStream[bytes | Exception],
+    produce: Callable[[Push], Awaitable[None]],
+    tail: bytes,
+    push: Push,
 ) -> None:
     """Run the producer; its end, good or bad, is the last thing in the tube."""
     try:
-        await produce(tube.send_nowait)
+        await produce(push)
         tube.send_nowait(tail)
     except Exception as exc:
         tube.send_nowait(leaf(exc))
@@ -88,17 +107,21 @@ async def _drain(
 
 @dataclass(slots=True)
 class Wire:
-    """The response as ASGI messages; the first write starts it."""
+    """The response as ASGI messages; the first write starts it. `taken` bytes have been handed to the connection."""
 
     send: Send
     headers: Mapping[str, str]
     started: bool = False
+    taken: int = 0
+    ended: bool = False
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         if not self.started:
             self.started = True
             await self.send({"type": "http.response.start", "status": 200, "headers": self._raw_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        self.taken += len(body)
+        self.ended = not more
 
     @property
     def _raw_headers(self) -> list[tuple[bytes, bytes]]:

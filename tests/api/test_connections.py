@@ -214,3 +214,31 @@ async def test_a_client_that_reads_slowly_slows_nobody_else_down() -> None:
         searched.set()
     assert isinstance(panel.kept[0][1][-1], Finished)
     assert events_of(client.stream)[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_a_client_that_never_reads_gives_its_place_back() -> None:
+    """The connection takes nothing: the server's `send` never returns."""
+
+    async def stuck(_: Message) -> None:
+        await anyio.sleep_forever()
+
+    options = replace(OPTIONS, max_in_flight=1, write_timeout_s=0.01)
+    app = Panel(options=options).app
+    await Connection(request(stream=True), on_send=stuck).run(app)
+    client = Connection(request())
+    await client.run(app)
+    assert client.sent[0]["status"] == 200
+
+
+async def test_a_search_whose_text_nobody_takes_is_cancelled() -> None:
+    """What waits for the client is bounded, and the search behind it ends as a cancelled one."""
+    aside = " and" * 400_000
+    panel = Panel(teachers=[Teacher("anna", aside=aside)])
+
+    async def stuck(_: Message) -> None:
+        await anyio.sleep_forever()
+
+    client = Connection(request(stream=True, model="anna"), on_send=stuck)
+    await client.run(panel.app)
+    [(_, events)] = panel.kept
+    assert events[-1] == Cancelled()

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -369,3 +371,38 @@ async def test_a_removed_option_says_why_it_was_removed(name: str) -> None:
     assert "was removed" in refused.json()["error"]["message"]
     assert "docs/quality.md" in refused.json()["error"]["message"]
     assert ignored.status_code == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("text", [r"\ud800", r"\udfff x", r"a\ud83d"])
+async def test_half_a_surrogate_pair_is_the_clients_fault(text: str) -> None:
+    """It has no UTF-8, so no teacher and no trace could hold it."""
+    headers = {"content-type": "application/json"}
+    body = json.dumps(ask()).replace("What is 6", text)
+    key = json.dumps(ask(metadata={"k": "v"})).replace('"k"', f'"{text}"')
+    for content in (body, key):
+        async with Panel().client() as client:
+            reply = await client.post(CHAT, content=content.encode(), headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.anyio
+async def test_a_large_body_is_read_while_others_are_answered() -> None:
+    """100,000 messages: the event loop takes turns with the thread that reads them."""
+    panel = Panel(teachers=[Teacher("anna")])
+    messages = [{"role": "user", "content": "x"}] * 50_000 + [{"role": "assistant", "content": "y"}] * 50_000
+    turns, done = 0, False
+
+    async def ask_for_much() -> None:
+        nonlocal done
+        async with panel.client() as client:
+            reply = await client.post(CHAT, json=ask(messages=messages, cord={"beam_width": 0}))
+        assert reply.status_code == 400
+        done = True
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask_for_much)
+        while not done:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+    assert turns > 100
