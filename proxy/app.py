@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from proxy import hub
+from proxy.api.cors import cors
 from proxy.api.job import ApiOptions
 from proxy.api.live import LiveSearches
 from proxy.api.options import check_score, needs_reference
@@ -263,6 +264,7 @@ def build_app(config: Config) -> Starlette:
         ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,
+        middleware=cors(config.general_settings.cors_origins),
     )
     if config.general_settings.ui:
         app.router.routes.extend(page_routes())

@@ -202,6 +202,7 @@ class GeneralSettings(_Section):
     inline_reasoning: bool = False
     ui: bool = True
     relay_unsupported: bool = False
+    cors_origins: list[str] = Field(default_factory=list)
     shutdown_s: Annotated[int, Field(ge=0)] = 30
 
 

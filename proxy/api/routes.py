@@ -11,7 +11,7 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -21,6 +21,7 @@ from proxy.api.body import JsonReply, parse_json, read_json
 from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import CompletionsEndpoint
 from proxy.api.decoded import Answering, request_id
+from proxy.api.docs_page import docs_page
 from proxy.api.endpoint import Endpoint as Path
 from proxy.api.errors import ErrorReply, report
 from proxy.api.health import ComponentState, is_ready
@@ -83,7 +84,7 @@ def routes(
     traces: TraceStore | None = None,
     healthy: Callable[[], bool] = lambda: True,
 ) -> list[BaseRoute]:
-    """The API's routes. `/health`, `/ready`, `/metrics` and `/openapi.json` ask for no key.
+    """The API's routes. `/health`, `/ready`, `/metrics`, `/openapi.json` and `/docs` ask for no key.
 
     `upstreams` are the models that can be asked directly; `told` hears of every request that was. `live` holds the
     searches that can be watched; it must be one of the service's listeners. `traces` is where traces are
@@ -122,6 +123,10 @@ def routes(
 
     async def openapi(request: Request) -> Response:
         return JsonReply(description)
+
+    async def docs(request: Request) -> Response:
+        policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return HTMLResponse(docs_page(description), headers=policy)
 
     async def metrics_page(request: Request) -> Response:
         body, content_type = metrics()
@@ -170,6 +175,7 @@ def routes(
         guarded("/v1/cord/searches", Searches(live), "GET", "searches"),
         guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events"),
         Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/ready", readiness, methods=["GET"]),
         Route("/metrics", metrics_page, methods=["GET"], name="metrics"),
