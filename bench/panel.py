@@ -28,11 +28,14 @@ from proxy.scorer import RemoteScorer
 from proxy.teachers.compatible import ended_by
 from proxy.teachers.template import ChatTemplate
 from runtime.prefix_cache import MemoryPool
+from runtime.sampling import Sampler
 from scoring.batcher import Batcher
 from scoring.engine import Engine as ScoringEngine
 from scoring.engine import Task
 from scoring.types import ScoreReply, ScoreRequest
-from serving.engine import Delta, Engine, Job, sampler
+from serving.engine import GenerationEngine
+from serving.sequence import Delta
+from serving.sequence import Sequence as Generated
 
 SEGMENTATION = Segmentation(instruction=INSTRUCTION)
 TEACHERS = ("alder", "birch", "cedar")
@@ -46,24 +49,24 @@ _TURN = threading.Lock()
 """A process has one core: whoever computes does so alone, while others gather what they will compute together."""
 
 
-class _Teacher(Engine):
+class _Teacher(GenerationEngine):
     """Tells who waits for a sequence its share of the ticks it was in, in seconds of the core."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.waiting: dict[Job, Callable[[float], None]] = {}
-        self._spent: dict[Job, float] = {}
+        self.on_end: dict[Generated, Callable[[float], None]] = {}
+        self._spent: dict[Generated, float] = {}
         super().__init__(*args, **options)
 
-    def _tick(self, joining: list[Job]) -> None:
+    def step(self, joining: list[Generated]) -> None:
         with _TURN:
-            busy = {*self._running, *joining}
+            busy = {*self.running, *joining}
             began = time.thread_time()
-            super()._tick(joining)
+            super().step(joining)
             share = (time.thread_time() - began) / max(len(busy), 1)
-        for job in busy:
-            self._spent[job] = self._spent.get(job, 0.0) + share
-        for job in busy.difference(self._running):
-            self.waiting.pop(job)(self._spent.pop(job))
+        for sequence in busy:
+            self._spent[sequence] = self._spent.get(sequence, 0.0) + share
+        for sequence in busy.difference(self.running):
+            self.on_end.pop(sequence)(self._spent.pop(sequence))
 
 
 class _Judges(ScoringEngine):
@@ -105,10 +108,10 @@ class LocalTeacher:
         end: asyncio.Future[float] = loop.create_future()
         deltas: list[Delta] = []
         stops = ask.stop if ask.answer is not None else (*ask.stop, self._template.markup.stop)
-        drawn = sampler(ask.temperature, ask.top_p, 0, ask.seed)
-        job = Job(prompt, min(ask.max_tokens, room), 0, drawn, stops, False, False, deltas.append)
-        self.engine.waiting[job] = lambda seconds: loop.call_soon_threadsafe(end.set_result, seconds)
-        self.engine.submit(job)
+        drawn = Sampler.seeded(ask.temperature, ask.top_p, 0, ask.seed)
+        sequence = Generated(prompt, min(ask.max_tokens, room), 0, drawn, stops, False, False, deltas.append)
+        self.engine.on_end[sequence] = lambda seconds: loop.call_soon_threadsafe(end.set_result, seconds)
+        self.engine.submit(sequence)
         seconds = await end
         last = deltas[-1]
         text = "".join(delta.text for delta in deltas)

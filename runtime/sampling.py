@@ -27,6 +27,11 @@ class Sampler:
     top_k: int
     generator: random.Random
 
+    @classmethod
+    def seeded(cls, temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:
+        """A sampler with a generator of its own; without a seed its randomness is the system's."""
+        return cls(temperature, top_p, max(top_k, 0), random.Random(seed))
+
     @property
     def whole(self) -> bool:
         """Whether nothing is cut off the distribution."""

@@ -23,12 +23,12 @@ def main() -> int:
 
     from runtime.server import run
     from serving.app import build_app
-    from serving.engine import Engine
+    from serving.engine import GenerationEngine
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
     try:
-        engine = Engine.load(
+        engine = GenerationEngine.load(
             arguments.folder,
             device=arguments.device,
             dtype=arguments.dtype,

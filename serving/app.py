@@ -1,4 +1,5 @@
-"""The server's routes: completions whole or streamed, models, health. A client that leaves stops its sequences."""
+"""The server's routes: completions whole or streamed, models, health, metrics. A client that leaves stops its
+sequences."""
 
 from __future__ import annotations
 
@@ -20,24 +21,27 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from runtime.disconnects import ClientGone, while_connected
+from runtime.sampling import Sampler
 from serving import wire
-from serving.engine import Delta, Engine, Job, sampler
+from serving.engine import GenerationEngine
+from serving.metrics import MetricsPage
+from serving.sequence import Delta, Sequence
 from serving.wire import BadRequest, CompletionRequest
 
 Indexed = tuple[int, Delta]
 
 
-def build_app(engine: Engine, name: str) -> Starlette:
+def build_app(engine: GenerationEngine, name: str) -> Starlette:
     """The application around a loaded engine, which it closes at its end."""
     created = int(time.time())
 
     async def completions(request: Request) -> Response:
         try:
             asked = _parse(await request.body(), name)
-            jobs, deltas = _jobs(engine, asked)
+            sequences, deltas = _sequences(engine, asked)
         except BadRequest as exc:
             return JSONResponse(exc.body, status_code=exc.status)
-        return _Completion(engine, asked, name, jobs, deltas)
+        return _Completion(engine, asked, name, sequences, deltas)
 
     async def models(_: Request) -> Response:
         model = {"id": name, "object": "model", "created": created, "owned_by": "local"}
@@ -45,6 +49,11 @@ def build_app(engine: Engine, name: str) -> Starlette:
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    page = MetricsPage(engine)
+
+    async def metrics(_: Request) -> Response:
+        return Response(page.render(), media_type=page.content_type)
 
     async def no_route(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
@@ -60,6 +69,7 @@ def build_app(engine: Engine, name: str) -> Starlette:
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/models", models),
         Route("/health", health),
+        Route("/metrics", metrics),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: no_route})
 
@@ -82,7 +92,7 @@ def _parse(body: bytes, name: str) -> CompletionRequest:
     return asked
 
 
-def _jobs(engine: Engine, asked: CompletionRequest) -> tuple[list[Job], asyncio.Queue[Indexed]]:
+def _sequences(engine: GenerationEngine, asked: CompletionRequest) -> tuple[list[Sequence], asyncio.Queue[Indexed]]:
     """The request's sequences, and the stream on which their text will arrive."""
     prompt = asked.prompt
     if isinstance(prompt, str):
@@ -104,12 +114,12 @@ def _jobs(engine: Engine, asked: CompletionRequest) -> tuple[list[Job], asyncio.
 
         return post
 
-    jobs = [
-        Job(
+    sequences = [
+        Sequence(
             prompt=tuple(prompt),
             max_tokens=min(asked.max_tokens or room, room),
             min_tokens=asked.min_tokens,
-            sampler=sampler(
+            sampler=Sampler.seeded(
                 asked.temperature, asked.top_p, asked.top_k, None if asked.seed is None else asked.seed + index
             ),
             stops=asked.stops,
@@ -120,7 +130,7 @@ def _jobs(engine: Engine, asked: CompletionRequest) -> tuple[list[Job], asyncio.
         )
         for index in range(asked.n)
     ]
-    return jobs, deltas
+    return sequences, deltas
 
 
 class _Completion(Response):
@@ -128,35 +138,35 @@ class _Completion(Response):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: GenerationEngine,
         asked: CompletionRequest,
         name: str,
-        jobs: list[Job],
+        sequences: list[Sequence],
         deltas: asyncio.Queue[Indexed],
     ) -> None:
         self._engine = engine
         self._asked = asked
-        self._jobs = jobs
+        self._sequences = sequences
         self._deltas = deltas
         self._head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
         self._head["model"] = name
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for job in self._jobs:
-            self._engine.submit(job)
+        for sequence in self._sequences:
+            self._engine.submit(sequence)
         reply = partial(self._stream, send) if self._asked.stream else partial(self._whole, scope, receive, send)
         try:
             with suppress(ClientGone):
                 await while_connected(receive, reply)
         finally:
-            for job in self._jobs:
-                job.cancelled = True
+            for sequence in self._sequences:
+                sequence.cancelled = True
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        texts = [""] * len(self._jobs)
+        texts = [""] * len(self._sequences)
         ends: dict[int, Delta] = {}
-        while len(ends) < len(self._jobs):
+        while len(ends) < len(self._sequences):
             index, delta = await self._deltas.get()
             texts[index] += delta.text
             if delta.finish is not None:
@@ -164,7 +174,7 @@ class _Completion(Response):
         if any(end.finish == "error" for end in ends.values()):
             return await JSONResponse(wire.failure("the model failed"), status_code=500)(scope, receive, send)
         choices = [
-            wire.choice(i, text, ends[i].finish, ends[i].stop, self._prompt_logs(self._jobs[i]))
+            wire.choice(i, text, ends[i].finish, ends[i].stop, self._prompt_logs(self._sequences[i]))
             for i, text in enumerate(texts)
         ]
         body = {**self._head, "choices": choices, "usage": self._usage(ends)}
@@ -175,7 +185,7 @@ class _Completion(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         with_usage = self._asked.stream_options is not None and self._asked.stream_options.include_usage
         ends: dict[int, Delta] = {}
-        while len(ends) < len(self._jobs):
+        while len(ends) < len(self._sequences):
             index, delta = await self._deltas.get()
             if delta.finish is not None:
                 ends[index] = delta
@@ -189,12 +199,12 @@ class _Completion(Response):
         await self._send(send, b"data: [DONE]\n\n", more=False)
 
     @staticmethod
-    def _prompt_logs(job: Job) -> list[Any] | None:
-        return wire.prompt_logprobs(job.prompt, job.prompt_logs) if job.wants_logs else None
+    def _prompt_logs(sequence: Sequence) -> list[Any] | None:
+        return wire.prompt_logprobs(sequence.prompt, sequence.prompt_logs) if sequence.wants_logs else None
 
     @staticmethod
     async def _send(send: Send, body: bytes, more: bool = True) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
     def _usage(self, ends: dict[int, Delta]) -> dict[str, int]:
-        return wire.usage(len(self._jobs[0].prompt), sum(end.tokens for end in ends.values()))
+        return wire.usage(len(self._sequences[0].prompt), sum(end.tokens for end in ends.values()))

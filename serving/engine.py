@@ -1,30 +1,29 @@
 """Continuous batching of one model on one thread: sequences join and leave between any two tokens.
 
-Keys and values live in rows, one a sequence; running sequences occupy the first rows, so every forward works on
-slices without copies. A sequence that begins as an earlier one did is read from where they part. What is written goes
-to each sequence's sink as it comes.
+Keys and values live in rows, one per sequence; running sequences occupy the first rows, so every forward works on
+slices without copies. What a sequence leaves behind, finished or cancelled, stays in the prefix cache, so that another
+one that begins alike reads only the rest of its prompt. Text goes to each sequence's sink as it is written.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import abc
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from runtime.checkpoints import attention_obstacle, kv_bytes_per_token, load_checkpoint
-from runtime.prefix_cache import MemoryPool, Node, PrefixCache
-from runtime.sampling import Sampler, draw
-from runtime.stopping import StopScanner
+from runtime.prefix_cache import MemoryPool, Node, PrefixCache, common_length
+from runtime.sampling import draw
 from serving.rows import Rows
+from serving.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -32,54 +31,28 @@ _PADDING = 64
 """What a forward of its own costs, in tokens of padding: prompts that differ by more are not read together. Measured on
 CPU."""
 
-Finish = Literal["stop", "length", "error"]
+_PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""How many tokens of prompts a forward reads at most; between two forwards a cancelled sequence is given up."""
 
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text as it is written; the last one says why it ended, and the stop text if that was it."""
-
-    text: str
-    tokens: int
-    finish: Finish | None = None
-    stop: str | None = None
-
-
-Sink = Callable[[Delta], None]
-"""Called on the engine's thread."""
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """One sequence to be written, and where it stands. `cancelled` may be set from any thread.
-
-    With `wants_logs`, `prompt_logs` are set before the first delta: log p of each prompt token but the first, in nats.
-    """
-
-    prompt: tuple[int, ...]
-    max_tokens: int
-    min_tokens: int
-    sampler: Sampler
-    stops: tuple[str, ...]
-    keep_stop: bool
-    ignore_eos: bool
-    sink: Sink
-    wants_logs: bool = False
-    prompt_logs: tuple[float, ...] = ()
-    cancelled: bool = False
-    written: list[int] = field(default_factory=list)
-    shown: tuple[int, int] = (0, 0)  # the window of tokens that is decoded to find the next text
-    scanner: StopScanner = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.scanner = StopScanner(self.stops)
+_SHARED = 16
+"""So many tokens more than are cached must a prompt share with a running sequence, for their copy to be worth it."""
 
 
 class UnsupportedModel(Exception):
     """A model whose attention does not fit rows of keys and values."""
 
 
-class Engine:
+@dataclass(slots=True)
+class Counters:
+    """Tokens and sequences since the start. `reused` tokens of prompts came from the prefix cache."""
+
+    prefilled: int = 0
+    reused: int = 0
+    generated: int = 0
+    cancelled: int = 0
+
+
+class GenerationEngine:
     """Serves one model. `submit` and `close` may be called from any thread."""
 
     def __init__(
@@ -90,6 +63,7 @@ class Engine:
         max_batch: int = 32,
         max_model_len: int | None = None,
         prefix_cache_mb: int = 256,
+        prefill_tokens: int | None = None,
     ) -> None:
         config = model.config
         if (why := attention_obstacle(config)) is not None:
@@ -104,25 +78,35 @@ class Engine:
         self._rows = Rows(config.num_hidden_layers, max_batch, self.max_model_len)
         self.pool = MemoryPool(prefix_cache_mb << 20)
         self._cache = PrefixCache(self.pool, kv_bytes_per_token(model))
-        self.read = 0
-        self.reused = 0
+        self.counters = Counters()
         self._max_batch = max_batch
-        self._waiting: list[Job] = []
-        self._running: list[Job] = []
+        self._prefill_tokens = prefill_tokens or _PREFILL_TOKENS.get(model.device.type, 1024)
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto", **options: Any) -> Engine:
+    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto", **options: Any) -> GenerationEngine:
         """Load a checkpoint folder. `device` and `dtype` may be "auto"."""
         return cls(*load_checkpoint(AutoModelForCausalLM, folder, device, dtype), **options)
 
-    def submit(self, job: Job) -> None:
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """The sequences that are being written."""
+        return tuple(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many sequences wait for a place."""
+        return len(self._waiting)
+
+    def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its prompt and tokens must fit `max_model_len`."""
         with self._wake:
-            self._waiting.append(job)
+            self._waiting.append(sequence)
             self._wake.notify()
 
     def close(self) -> None:
@@ -132,101 +116,169 @@ class Engine:
             self._wake.notify()
         self._thread.join()
 
+    def step(self, joining: list[Sequence]) -> None:
+        """One token for every sequence: those that join read their prompt for it, the others their last token."""
+        with torch.inference_mode():
+            if joining:
+                self._join(joining)
+            self._leave_cancelled()
+            if self._running:
+                self._take([], self._decode())
+
     def _run(self) -> None:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closing or self._waiting or self._running)
                 if self._closing:
                     return
-                free = self._max_batch - len(self._running)
-                joining, self._waiting = self._waiting[:free], self._waiting[free:]
+            joining: list[Sequence] = []
             try:
-                self._tick([job for job in joining if not job.cancelled])
+                self._leave_cancelled()
+                joining = self._admitted()
+                self.step(joining)
             except Exception:
                 log.exception("the model failed; the sequences it was writing are given up")
-                for job in {*joining, *self._running}:
-                    job.sink(Delta("", len(job.written), "error"))
+                for sequence in {*joining, *self._running}:
+                    sequence.end("error")
                 self._running.clear()
                 self._rows.lengths.clear()
 
-    @torch.inference_mode()
-    def _tick(self, joining: list[Job]) -> None:
-        """One token for everyone: those who join read their prompt for it, the others their last token."""
-        if joining:
-            self._join(joining)
-        self._leave([job for job in self._running if job.cancelled])
-        if self._running:
-            self._take([], self._decode())
+    def _admitted(self) -> list[Sequence]:
+        """The waiting sequences for which there is a place; those that were cancelled meanwhile are dropped."""
+        with self._wake:
+            gone = [sequence for sequence in self._waiting if sequence.cancelled]
+            waiting = [sequence for sequence in self._waiting if not sequence.cancelled]
+            free = self._max_batch - len(self._running)
+            admitted, self._waiting = waiting[:free], waiting[free:]
+        self._give_up(gone)
+        return admitted
 
-    def _join(self, joining: Sequence[Job]) -> None:
-        """Read prompts, equal ones once."""
-        first = {job.prompt: job for job in reversed(joining)}
-        again = [job for job in joining if first[job.prompt] is not job]
+    def _join(self, joining: abc.Sequence[Sequence]) -> None:
+        """Read prompts, equal ones once: the others then find in the cache what has just been read."""
+        first = {sequence.prompt: sequence for sequence in reversed(joining)}
+        again = [sequence for sequence in joining if first[sequence.prompt] is not sequence]
         self._read(list(first.values()))
         if again:
-            # They find in the cache what has just been read; a sequence that has already ended has put it there.
-            rows = {job.prompt: row for row, job in enumerate(self._running)}
-            for prompt in {job.prompt for job in again} & rows.keys():
-                self._keep(rows[prompt], prompt)
             self._read(again)
 
-    def _read(self, jobs: Sequence[Job]) -> None:
-        """Read the parts of prompts that are not cached; those that have about as much to read share a forward."""
-        # At least one token is read, for its logits; all of them where each one's are wanted.
-        begun: dict[Job, Node] = {}
-        for job in jobs:
-            known = () if job.wants_logs else job.prompt[:-1]
-            begun[job] = self._cache.match(self._cache.root, known)
-            self._cache.acquire(begun[job])
-        sizes = {job: len(job.prompt) - node.depth for job, node in begun.items()}
-        batches: list[list[Job]] = []
-        for job in sorted(jobs, key=sizes.__getitem__):
-            if batches and (sizes[job] - sizes[batches[-1][-1]]) * len(batches[-1]) <= _PADDING:
-                batches[-1].append(job)
-            else:
-                batches.append([job])
+    def _read(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Read the parts of prompts that are not cached; those that have about as much to read share forwards."""
+        begun: dict[Sequence, Node] = {}
         try:
+            for sequence in sequences:
+                begun[sequence] = self._begun(sequence)
+                self._cache.acquire(begun[sequence])
+            left = {sequence: len(sequence.prompt) - node.depth for sequence, node in begun.items()}
+            batches: list[list[Sequence]] = []
+            for sequence in sorted(sequences, key=left.__getitem__):
+                if batches and (left[sequence] - left[batches[-1][-1]]) * len(batches[-1]) <= _PADDING:
+                    batches[-1].append(sequence)
+                else:
+                    batches.append([sequence])
             for batch in batches:
-                self._take(batch, self._prefill(batch, [begun[job] for job in batch]))
+                wanted = [sequence for sequence in batch if not sequence.cancelled]
+                self._give_up([sequence for sequence in batch if sequence.cancelled])
+                if wanted and (logits := self._prefill(wanted, [begun[sequence] for sequence in wanted])) is not None:
+                    self._take(wanted, logits)
         finally:
             for node in begun.values():
                 self._cache.release(node)
 
-    def _take(self, joining: list[Job], logits: Tensor) -> None:
-        """Give each row's next token to its sequence; the finished leave."""
-        jobs = joining or self._running
-        for job in jobs:
-            if len(job.written) < job.min_tokens:
-                logits[jobs.index(job), list(self._eos)] = -torch.inf
-        tokens = draw(logits, [job.sampler for job in jobs])
-        self._running.extend(joining)
-        self._leave([job for job, token in zip(list(jobs), tokens, strict=True) if self._write(job, token)])
+    def _begun(self, sequence: Sequence) -> Node:
+        """The longest known beginning of a prompt, in the cache or in a running sequence's row.
 
-    def _prefill(self, jobs: Sequence[Job], begun: Sequence[Node]) -> Tensor:
-        """Read what is new of prompts (B, S padded on the right) into rows behind the running ones; logits (B, V)."""
+        At least one token is read, for its logits; all of them where the log-probability of each is wanted.
+        """
+        root = self._cache.root
+        if sequence.wants_logs:
+            return root
+        prompt = sequence.prompt[:-1]
+        found = self._cache.match(root, prompt)
+        for row, other in enumerate(self._running):
+            common = common_length(prompt, other.prompt)
+            if common == len(other.prompt):
+                common += common_length(prompt[common:], tuple(other.written))
+            if min(common, self._rows.lengths[row]) >= found.depth + _SHARED:
+                self._keep(row, other.tokens)
+                found = self._cache.match(root, prompt)
+        return found
+
+    def _take(self, joining: list[Sequence], logits: Tensor) -> None:
+        """Give each row's next token to its sequence; the finished leave."""
+        sequences = joining or self._running
+        for row, sequence in enumerate(sequences):
+            if len(sequence.written) < sequence.min_tokens:
+                logits[row, list(self._eos)] = -torch.inf
+        tokens = draw(logits, [sequence.sampler for sequence in sequences])
+        self._running.extend(joining)
+        self.counters.generated += len(tokens)
+        ended = []
+        for sequence, token in zip(list(sequences), tokens, strict=True):
+            ends = token in self._eos
+            if sequence.append(token, ends=ends, tokenizer=self.tokenizer, max_len=self.max_model_len):
+                ended.append(sequence)
+        self._leave(ended)
+
+    def _prefill(self, sequences: abc.Sequence[Sequence], begun: abc.Sequence[Node]) -> Tensor | None:
+        """Read what is new of prompts into rows behind the running ones; each one's last logits (B, V).
+
+        None where all of the sequences were cancelled meanwhile; what has been read of them is kept.
+        """
         first = len(self._rows.lengths)
         self._rows.append(begun)
-        rests = [job.prompt[node.depth :] for job, node in zip(jobs, begun, strict=True)]
-        self.read += sum(map(len, rests))
-        self.reused += sum(node.depth for node in begun)
+        rests = [sequence.prompt[node.depth :] for sequence, node in zip(sequences, begun, strict=True)]
+        self.counters.reused += sum(node.depth for node in begun)
+        last: list[Tensor] = [torch.empty(0)] * len(rests)
+        width = max(1, self._prefill_tokens // len(rests))
+        for start in range(0, max(map(len, rests)), width):
+            if all(sequence.cancelled for sequence in sequences):
+                self._abandon(sequences, first)
+                return None
+            for i, logits in self._prefill_chunk(sequences, [rest[start : start + width] for rest in rests], first):
+                last[i] = logits
+        return torch.stack(last).float()
+
+    def _prefill_chunk(
+        self, sequences: abc.Sequence[Sequence], chunks: abc.Sequence[tuple[int, ...]], first: int
+    ) -> abc.Iterator[tuple[int, Tensor]]:
+        """Read the next tokens (B, S padded on the right) of the rows from `first` on.
+
+        Yields the last logits (V,) of each row that has tokens in this chunk.
+        """
         device = self._model.device
-        longest = max(map(len, rests))
-        ids = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests], device=device)
-        lengths = torch.tensor([len(rest) for rest in rests], device=device)
-        ends, which = (lengths - 1).unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        if any(job.wants_logs for job in jobs):
-            ends, which = torch.arange(longest, device=device), lengths - 1
-        logits = self._forward(first, ids, ends)  # (B, ends, V)
-        self._rows.grow(first, [len(rest) for rest in rests])
-        for i, job in enumerate(jobs):
-            if job.wants_logs:
-                logs = torch.log_softmax(logits[i, : len(job.prompt) - 1].float(), -1)
-                job.prompt_logs = tuple(logs.gather(1, ids[i, 1 : len(job.prompt), None])[:, 0].tolist())
-        return logits[torch.arange(len(jobs), device=device), which].float()
+        longest = max(map(len, chunks))
+        ids = torch.tensor([[*chunk, *[0] * (longest - len(chunk))] for chunk in chunks], device=device)
+        if any(sequence.wants_logs for sequence in sequences):
+            kept = list(range(longest))
+        else:
+            kept = sorted({len(chunk) - 1 for chunk in chunks if chunk})
+        logits = self._forward(first, ids, torch.tensor(kept, device=device))  # (B, kept, V)
+        for i, (sequence, chunk) in enumerate(zip(sequences, chunks, strict=True)):
+            if not chunk:
+                continue
+            if sequence.wants_logs:
+                self._note_logs(sequence, self._rows.lengths[first + i], logits[i, : len(chunk)])
+            yield i, logits[i, kept.index(len(chunk) - 1)]
+        self._rows.grow(first, [len(chunk) for chunk in chunks])
+        self.counters.prefilled += sum(map(len, chunks))
+
+    @staticmethod
+    def _note_logs(sequence: Sequence, start: int, logits: Tensor) -> None:
+        """Add what the logits (S, V) of the prompt's tokens from `start` on say of the tokens after them."""
+        targets = torch.tensor(sequence.prompt[start + 1 : start + 1 + len(logits)], device=logits.device)
+        logs = torch.log_softmax(logits[: len(targets)].float(), -1).gather(1, targets[:, None])[:, 0]
+        sequence.prompt_logs += tuple(logs.tolist())
+
+    def _abandon(self, sequences: abc.Sequence[Sequence], first: int) -> None:
+        """Give up the rows from `first` on, whose prompts have been read in part."""
+        for i, sequence in reversed(list(enumerate(sequences))):
+            self._keep(first + i, sequence.prompt)
+            self._rows.remove(first + i)
+        self._give_up(sequences)
 
     def _decode(self) -> Tensor:
         """Read everyone's last token (B, 1) on top of their rows; logits (B, V)."""
-        ids = torch.tensor([[job.written[-1]] for job in self._running], device=self._model.device)
+        ids = torch.tensor([[sequence.written[-1]] for sequence in self._running], device=self._model.device)
         logits = self._forward(0, ids, 1)
         self._rows.grow(0, [1] * len(self._running))
         return logits[:, 0].float()
@@ -244,53 +296,27 @@ class Engine:
         ).logits
         return logits[: len(ids)]
 
-    def _write(self, job: Job, token: int) -> bool:
-        """Add a token to a sequence and send the text that is certain; whether it has ended."""
-        job.written.append(token)
-        if token in self._eos and not job.ignore_eos and len(job.written) > job.min_tokens:
-            return self._end(job, job.scanner.flush(), "stop", None)
-        text = self._new_text(job)
-        if len(job.written) > job.min_tokens:  # before that, a stop text is text like any other
-            text = job.scanner.feed(text)
-        if (stop := job.scanner.hit) is not None:
-            return self._end(job, text + stop if job.keep_stop else text, "stop", stop)
-        full = len(job.prompt) + len(job.written) >= self.max_model_len
-        if len(job.written) >= job.max_tokens or full:
-            return self._end(job, text + job.scanner.flush(), "length", None)
-        if text:
-            job.sink(Delta(text, len(job.written)))
-        return False
+    def _leave_cancelled(self) -> None:
+        """Take the cancelled out of the running sequences."""
+        cancelled = [sequence for sequence in self._running if sequence.cancelled]
+        self._leave(cancelled)
+        self._give_up(cancelled)
 
-    @staticmethod
-    def _end(job: Job, text: str, finish: Finish, stop: str | None) -> bool:
-        job.sink(Delta(text, len(job.written), finish, stop))
-        return True
+    def _give_up(self, cancelled: abc.Sequence[Sequence]) -> None:
+        """Tell cancelled sequences that they have ended."""
+        self.counters.cancelled += len(cancelled)
+        for sequence in cancelled:
+            sequence.end("cancelled")
 
-    def _new_text(self, job: Job) -> str:
-        """The text the last tokens have added. Decoding starts a few tokens back, since a token's text may depend on
-        the one before, and waits while a character is incomplete."""
-        begin, end = job.shown
-        before = self.tokenizer.decode(job.written[begin:end], skip_special_tokens=True)
-        now = self.tokenizer.decode(job.written[begin:], skip_special_tokens=True)
-        if now.endswith("�") or len(now) <= len(before):
-            return ""
-        job.shown = (end, len(job.written))
-        return str(now[len(before) :])
-
-    def _keep(self, row: int, tokens: tuple[int, ...]) -> None:
-        """Copy a row's keys and values into the prefix cache; `tokens` are those of its sequence, read ones first."""
-        self._cache.insert(tokens[: self._rows.lengths[row]], partial(self._rows.memory, row))
-
-    def _leave(self, jobs: list[Job]) -> None:
+    def _leave(self, ended: abc.Sequence[Sequence]) -> None:
         """Free the rows of sequences that have ended; the last rows move into the gaps."""
-        for job in jobs:
-            row = self._running.index(job)
-            self._keep(row, (*job.prompt, *job.written))
+        for sequence in ended:
+            row = self._running.index(sequence)
+            self._keep(row, sequence.tokens)
             self._rows.remove(row)
             self._running[row] = self._running[-1]
             self._running.pop()
 
-
-def sampler(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampler:
-    """A sequence's own sampler; without a seed its randomness is the system's."""
-    return Sampler(temperature, top_p, max(top_k, 0), random.Random(seed))
+    def _keep(self, row: int, tokens: tuple[int, ...]) -> None:
+        """Copy a row's keys and values into the prefix cache; `tokens` are those of its sequence, read ones first."""
+        self._cache.insert(tokens[: self._rows.lengths[row]], partial(self._rows.memory, row))

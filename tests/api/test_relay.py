@@ -20,7 +20,7 @@ from starlette.routing import Route
 from proxy.api.relay import Upstream
 from runtime.transport import PooledTransport
 from serving.app import build_app
-from serving.engine import Engine
+from serving.engine import GenerationEngine
 from tests import tiny
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask, events_of
 
@@ -249,7 +249,7 @@ async def test_a_teacher_that_is_away_is_a_bad_gateway() -> None:
 
 
 async def test_completions_of_a_real_server_come_through(tmp_path: Path) -> None:
-    engine = Engine.load(tiny.checkpoint(tmp_path), device="cpu")
+    engine = GenerationEngine.load(tiny.checkpoint(tmp_path), device="cpu")
     served = httpx.AsyncClient(transport=httpx.ASGITransport(build_app(engine, "tiny")), base_url="http://t/v1/")
     panel = Panel(upstreams=[Upstream("anna", "tiny", served, frozenset({"completions"}))])
     body = {"prompt": "### Step 1.", "max_tokens": 5, "temperature": 0}

@@ -18,7 +18,7 @@ from scoring.errors import BadScoreRequest, ScorerUnavailable
 from scoring.remote import Address
 from scoring.types import Message, ScoreRequest, Tree
 from serving.app import build_app
-from serving.engine import Engine as Server
+from serving.engine import GenerationEngine
 from tests import tiny
 
 TREE = Tree(
@@ -34,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[str]:
     """The checkpoint behind a server that gives log-probabilities of prompts as vLLM does."""
-    server = uvicorn.Server(uvicorn.Config(build_app(Server.load(folder), "tiny"), port=0, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(GenerationEngine.load(folder), "tiny"), port=0, log_level="warning")
+    )
     ready = threading.Event()
     startup = server.startup
 

@@ -5,7 +5,9 @@ The model has room for a million tokens and never ends by itself, so nothing but
 
 from __future__ import annotations
 
+import statistics
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,30 +19,34 @@ import pytest
 import uvicorn
 
 from serving.app import build_app
-from serving.engine import Delta, Engine, Job
+from serving.engine import GenerationEngine
+from serving.sequence import Delta, Sequence
 from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
 
-class Watched(Engine):
+class Watched(GenerationEngine):
     """An engine that remembers its sequences and says when the first has been written to."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.jobs: list[Job] = []
+        self.sequences: list[Sequence] = []
+        self.ended: dict[int, float] = {}  # when the sequence of this number was given up
         self.begun = threading.Event()
 
-    def submit(self, job: Job) -> None:
-        passed_on = job.sink
+    def submit(self, sequence: Sequence) -> None:
+        passed_on, number = sequence.sink, len(self.sequences)
 
         def sink(delta: Delta) -> None:
             self.begun.set()
+            if delta.finish == "cancelled":
+                self.ended[number] = time.perf_counter()
             passed_on(delta)
 
-        job.sink = sink
-        self.jobs.append(job)
-        super().submit(job)
+        sequence.sink = sink
+        self.sequences.append(sequence)
+        super().submit(sequence)
 
 
 @dataclass
@@ -78,8 +84,8 @@ async def the_place_is_free(served: Served) -> None:
     async with served.client() as other:
         reply = await other.post("completions", json={**served.endless, "max_tokens": 1})
     assert reply.json()["usage"]["completion_tokens"] == 1
-    assert served.engine.jobs[0].cancelled
-    assert len(served.engine.jobs[0].written) < 100_000
+    assert served.engine.sequences[0].cancelled
+    assert len(served.engine.sequences[0].written) < 100_000
 
 
 async def test_a_stream_that_is_closed_stops_its_sequence(served: Served) -> None:
@@ -108,4 +114,22 @@ async def test_a_client_that_leaves_while_queued_is_dropped(served: Served) -> N
             async with client.stream("POST", "completions", json={**served.endless, "stream": True}) as queued:
                 assert queued.status_code == 200
         await the_place_is_free(served)
-    assert served.engine.jobs[1].cancelled and len(served.engine.jobs[1].written) < 100_000
+    assert served.engine.sequences[1].cancelled and len(served.engine.sequences[1].written) < 100_000
+
+
+async def test_cancelling_and_asking_again_at_once_stops_each_sequence_within_100_ms(served: Served) -> None:
+    """Over a real socket, time and again: each call begins the moment the one before is closed."""
+    closed: list[float] = []
+    async with served.client() as client:
+        for _ in range(20):
+            async with client.stream("POST", "completions", json={**served.endless, "stream": True}) as reply:
+                await anext(reply.aiter_lines())
+                closed.append(time.perf_counter())
+        await the_place_is_free(served)
+        page = (await client.get("http://model/metrics")).text
+    delays = [served.engine.ended[i] - closed[i] for i in range(20)]
+    assert statistics.median(delays) < 0.1
+    assert "serving_cancelled_sequences_total 20.0" in page
+    # The prompt has two tokens; the second one is always read, for its logits.
+    assert served.engine.counters.prefilled == 2 + 20
+    assert "serving_prefilled_tokens_total 22.0" in page and "serving_reused_tokens_total 20.0" in page

@@ -16,8 +16,10 @@ import torch
 import uvicorn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runtime.sampling import Sampler
 from serving.app import build_app
-from serving.engine import Delta, Engine, Job, UnsupportedModel, sampler
+from serving.engine import GenerationEngine, UnsupportedModel
+from serving.sequence import Delta, Sequence, Sink
 from tests import tiny
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     path = str(tmp_path_factory.mktemp("s") / "model.sock")
-    engine = Engine.load(folder, device="cpu", max_batch=4)
+    engine = GenerationEngine.load(folder, device="cpu", max_batch=4)
     server = uvicorn.Server(uvicorn.Config(build_app(engine, "tiny"), uds=path, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -93,7 +95,12 @@ def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(clien
         assert replies[i].rstrip("�") == wanted.rstrip("�")
 
 
-def written(engine: Engine, prompt: tuple[int, ...], tokens: int = 12) -> str:
+def greedy(prompt: tuple[int, ...], tokens: int, sink: Sink) -> Sequence:
+    """A sequence of so many tokens, whatever they are."""
+    return Sequence(prompt, tokens, 0, Sampler.seeded(0.0, 1.0, 0, 1), (), False, True, sink)
+
+
+def written(engine: GenerationEngine, prompt: tuple[int, ...], tokens: int = 12) -> str:
     """What the engine writes greedily after a prompt."""
     text: list[str] = []
     ended = threading.Event()
@@ -103,7 +110,7 @@ def written(engine: Engine, prompt: tuple[int, ...], tokens: int = 12) -> str:
         if delta.finish is not None:
             ended.set()
 
-    engine.submit(Job(prompt, tokens, 0, sampler(0.0, 1.0, 0, 1), (), False, True, sink))
+    engine.submit(greedy(prompt, tokens, sink))
     ended.wait()
     return "".join(text)
 
@@ -111,9 +118,9 @@ def written(engine: Engine, prompt: tuple[int, ...], tokens: int = 12) -> str:
 @pytest.mark.parametrize(("budget_mb", "times"), [(256, 1), (0, 5)])
 def test_a_prompt_that_several_ask_at_once_is_read_once(budget_mb: int, times: int, folder: Path) -> None:
     prompts = [tuple(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) for text in (PROMPTS[3] * 2, PROMPTS[1])]
-    fresh = Engine.load(folder, device="cpu")
+    fresh = GenerationEngine.load(folder, device="cpu")
     wanted = [written(fresh, prompt) for prompt in prompts]
-    engine = Engine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
+    engine = GenerationEngine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
     told, begun, ended = [""] * 6, threading.Event(), threading.Semaphore(0)
 
     def hear(at: int, delta: Delta) -> None:
@@ -122,14 +129,14 @@ def test_a_prompt_that_several_ask_at_once_is_read_once(budget_mb: int, times: i
             ended.release()
 
     # The first holds the engine's thread until all others wait to join.
-    engine.submit(Job((5,), 1, 0, sampler(0.0, 1.0, 0, 1), (), False, True, lambda _: begun.wait() and None))
+    engine.submit(greedy((5,), 1, lambda _: begun.wait() and None))
     for at in range(6):
-        engine.submit(Job(prompts[at == 5], 12, 0, sampler(0.0, 1.0, 0, 1), (), False, True, partial(hear, at)))
+        engine.submit(greedy(prompts[at == 5], 12, partial(hear, at)))
     begun.set()
     for _ in range(6):
         ended.acquire()
     assert told == [*[wanted[0]] * 5, wanted[1]]
-    assert engine.read == 1 + times * len(prompts[0]) + (5 - times) + len(prompts[1])
+    assert engine.counters.prefilled == 1 + times * len(prompts[0]) + (5 - times) + len(prompts[1])
     for one in (fresh, engine):
         one.close()
 
@@ -139,13 +146,13 @@ def test_a_beginning_that_was_read_before_is_not_read_again(budget_mb: int, fold
     words = AutoTokenizer.from_pretrained(folder)
     whole = tuple(words(PROMPTS[3] * 2)["input_ids"])
     parting = (*whole[:-4], *words(" and two")["input_ids"])
-    fresh = [Engine.load(folder, device="cpu") for _ in range(3)]
+    fresh = [GenerationEngine.load(folder, device="cpu") for _ in range(3)]
     short = whole[:20]
     wanted = [written(engine, prompt) for engine, prompt in zip(fresh, (whole, parting, short), strict=True)]
-    engine = Engine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
+    engine = GenerationEngine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
     assert [written(engine, prompt) for prompt in (whole, parting, short)] == wanted
-    assert engine.reused == (len(whole) - 4 + 19 if budget_mb else 0)
-    assert engine.read + engine.reused == len(whole) + len(parting) + 20
+    assert engine.counters.reused == (len(whole) - 4 + 19 if budget_mb else 0)
+    assert engine.counters.prefilled + engine.counters.reused == len(whole) + len(parting) + 20
     for one in (*fresh, engine):
         one.close()
 
@@ -235,22 +242,22 @@ def test_models_and_health_answer(client: httpx.Client) -> None:
 
 async def test_a_client_that_leaves_stops_its_sequence(tmp_path: Path) -> None:
     """The reply is abandoned after its first piece; the engine runs dry instead of writing 400 tokens."""
-    engine = Engine.load(tiny.checkpoint(tmp_path), device="cpu")
+    engine = GenerationEngine.load(tiny.checkpoint(tmp_path), device="cpu")
     first, counts = threading.Event(), []
 
     def sink(delta: Delta) -> None:
         counts.append(delta.tokens)
         first.set()
 
-    def job() -> Job:
-        return Job((5, 6, 7), 400, 0, sampler(0.0, 1.0, 0, 0), (), False, True, sink)
+    def sequence() -> Sequence:
+        return greedy((5, 6, 7), 400, sink)
 
-    leaving = job()
+    leaving = sequence()
     engine.submit(leaving)
     await anyio.to_thread.run_sync(first.wait)
     leaving.cancelled = True
     done = threading.Event()
-    engine.submit(Job((5,), 1, 0, sampler(0.0, 1.0, 0, 0), (), False, True, lambda delta: done.set()))
+    engine.submit(greedy((5,), 1, lambda delta: done.set()))
     await anyio.to_thread.run_sync(done.wait)
     engine.close()
     assert len(leaving.written) < 400
@@ -264,4 +271,4 @@ def test_a_sliding_window_model_is_refused() -> None:
         num_key_value_heads=1, sliding_window=8,
     )  # fmt: skip
     with pytest.raises(UnsupportedModel):
-        Engine(MistralForCausalLM(config), tiny.tokenizer())
+        GenerationEngine(MistralForCausalLM(config), tiny.tokenizer())

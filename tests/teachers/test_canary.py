@@ -18,7 +18,7 @@ from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
 from proxy.teachers.template import ChatTemplate
 from serving.app import build_app
-from serving.engine import Engine
+from serving.engine import GenerationEngine
 from tests.decoder.scripted import ScriptedTeacher, says
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ ASK = TeacherRequest((Message("user", "hi"),), "### Step 1.", None, (), 4, 0.0, 
 class Meddling(httpx.AsyncBaseTransport):
     """The embedded server behind somebody who rewrites prompts."""
 
-    def __init__(self, engine: Engine, name: str, meddle: Callable[[str], str]) -> None:
+    def __init__(self, engine: GenerationEngine, name: str, meddle: Callable[[str], str]) -> None:
         self._server = httpx.ASGITransport(app=build_app(engine, name))
         self._meddle = meddle
 
@@ -45,7 +45,7 @@ class Meddling(httpx.AsyncBaseTransport):
 
 @asynccontextmanager
 async def served(name: str, meddle: Callable[[str], str]) -> AsyncIterator[tuple[GuardedTeacher, httpx.AsyncClient]]:
-    engine = Engine.load(CHECKPOINTS / name, device="cpu")
+    engine = GenerationEngine.load(CHECKPOINTS / name, device="cpu")
     template = ChatTemplate.load(str(CHECKPOINTS / name))
     async with httpx.AsyncClient(transport=Meddling(engine, name, meddle), base_url="http://t/v1/") as client:
         yield GuardedTeacher(CompatibleTeacher(name, name, client, template, PROVIDERS["local"]), Limits()), client

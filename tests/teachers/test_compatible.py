@@ -30,7 +30,7 @@ from scoring.objective import Passage
 from scoring.tokens import Elicitation, Encoder
 from scoring.types import Message as Said
 from serving.app import build_app
-from serving.engine import Engine
+from serving.engine import GenerationEngine
 from tests import tiny
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def socket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = str(tmp_path_factory.mktemp("s") / "t.sock")
-    app = build_app(Engine.load(folder, device="cpu"), "tiny")
+    app = build_app(GenerationEngine.load(folder, device="cpu"), "tiny")
     server = uvicorn.Server(uvicorn.Config(app, uds=path, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
