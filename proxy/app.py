@@ -33,7 +33,7 @@ from proxy.logs import log_relayed, log_search
 from proxy.needs import need
 from proxy.probe import Probes, Target
 from proxy.processes import Child
-from proxy.scorer import RemoteScorer, usable
+from proxy.scorer import RemoteScorer
 from proxy.service import Ensemble, Recorder, Service
 from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
@@ -47,6 +47,7 @@ from proxy.ui.page import page_routes
 from runtime.gguf import is_gguf
 from runtime.transport import PooledTransport
 from scoring.client import ScorerClient
+from scoring.scores import available_scores
 
 
 @dataclass(slots=True)
@@ -198,7 +199,9 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     ensembles = {name: _ensemble(name, entry, teachers) for name, entry in config.ensembles.items()}
     for name, teacher in teachers.items():
         ensembles[name] = Ensemble(name, (teacher,), Settings(strategy="single"))
-    scores = usable(teachers, scorer, config.scorer.models)
+    scores = available_scores(
+        teachers=teachers, models=config.scorer.models, judges=scorer.judges, reward_models=scorer.reward_models
+    )
     _check_scores(config, scores)
     provenance = Provenance(teachers=tuple(builder.provenance))
     log = None

@@ -1,64 +1,22 @@
-"""The decoder's scorer over the scoring service: what is asked of which models, and what the reply means.
+"""The decoder's scorer over the scoring service: which models are asked, and what the reply means.
 
-The meta-prover judges against references; the panel of judges shares the cross-perplexity. References go into a
-scoring request only when the problem brought them and the objective is one that reads them.
+What a score asks and means is in the registry, `scoring.scores`. Reference answers are sent only when the problem
+brought them and the score reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from proxy.decoder.tool_calls import with_tools
 from proxy.decoder.types import Problem, Score, ScorePart, Source
 from proxy.errors import ScorerError
 from scoring.client import BadScoreRequest, ScorerUnavailable
+from scoring.scores import SCORES, ScoreSpec
 from scoring.types import Message, ScoreReply, ScoreRequest, Tree
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """How an objective of the scoring service is used here.
-
-    `models` are the ones asked: the meta-prover, the panel of judges, all of it but the proposer, the meta-prover and
-    the proposer, who must be among the scorer's models by the teacher's name, or the reward models. `service` is the
-    scoring service's own name for it; `additive` as in `decoder.types.Score`.
-    """
-
-    source: Source
-    models: Literal["meta", "panel", "others", "contrast", "rewards"]
-    additive: bool
-    service: str
-
-
-OBJECTIVES = {
-    "predictive": Objective(Source.REFERENCE, "meta", False, "predictive"),
-    "predictive-mean": Objective(Source.REFERENCE, "meta", False, "predictive-mean"),
-    "predictive-arithmetic": Objective(Source.REFERENCE, "meta", False, "predictive-arithmetic"),
-    "lookahead": Objective(Source.REFERENCE, "meta", False, "lookahead"),
-    "lookahead-rollout": Objective(Source.REFERENCE, "meta", False, "lookahead-rollout"),
-    "step": Objective(Source.NONE, "meta", True, "step"),
-    "chunks": Objective(Source.NONE, "meta", True, "chunks"),
-    "worst-chunk": Objective(Source.NONE, "meta", True, "worst-chunk"),
-    "cross": Objective(Source.NONE, "panel", True, "cross"),
-    "cross-others": Objective(Source.NONE, "others", True, "cross"),
-    "contrastive": Objective(Source.NONE, "contrast", True, "contrastive"),
-    "confidence": Objective(Source.NONE, "meta", False, "confidence"),
-    "consensus": Objective(Source.CONSENSUS, "panel", False, "expected"),
-    "verdict": Objective(Source.NONE, "meta", False, "verdict"),
-    "reward": Objective(Source.NONE, "rewards", False, "reward"),
-}
-"""By the names that requests and routes use."""
-
-
-def usable(teachers: Collection[str], scorer: RemoteScorer, models: Collection[str]) -> frozenset[str]:
-    """The objectives that can score what these teachers write, with these models in the scoring service."""
-    missing = {"contrast"} if set(teachers) - set(models) else set()
-    missing |= set() if scorer.rewards else {"rewards"}
-    missing |= {"others"} if len(scorer.judges) < 2 else set()
-    return frozenset(name for name, kind in OBJECTIVES.items() if kind.models not in missing)
 
 
 class ScoringService(Protocol):
@@ -74,7 +32,7 @@ class RemoteScorer:
     client: ScoringService
     meta_prover: str
     judges: tuple[str, ...]
-    rewards: tuple[str, ...] = ()
+    reward_models: tuple[str, ...] = ()
 
     async def score(
         self,
@@ -88,18 +46,18 @@ class RemoteScorer:
         ahead: bool = False,
     ) -> Score:
         """Score one step; see `decoder.ports.Scorer`."""
-        kind = OBJECTIVES[objective]
+        spec = SCORES[objective]
         weighed = pool or {}
-        answers = problem.references if kind.source is Source.REFERENCE else tuple(weighed)
+        answers = problem.references if spec.needs_reference else tuple(weighed)
         tree = Tree(_messages(problem), prefix, (step,), answers, weights=tuple(weighed.values()))
-        reply = await self._ask(ScoreRequest(tree, kind.service, self._models(kind, proposer), problem.id, ahead))
+        reply = await self._ask(ScoreRequest(tree, spec.objective, self._models(spec, proposer), problem.id, ahead))
         (found,) = reply.scores
         return Score(
             nats=found.nats,
             length=found.length,
-            additive=kind.additive,
+            additive=spec.additive,
             objective=objective,
-            source=kind.source,
+            source=Source(spec.source),
             per_model=tuple(ScorePart(part.model, part.nats, part.tokens) for part in found.per_model),
             queue_s=reply.queue_s,
             batch_size=reply.batch_size,
@@ -127,24 +85,17 @@ class RemoteScorer:
         request = ScoreRequest(
             tree=Tree(_messages(problem), prefix, (begun,)),
             objective="step",
-            models=self._models(OBJECTIVES[objective], ""),
+            models=self._models(SCORES[objective], ""),
             request_id=problem.id,
             ahead=True,
         )
         with suppress(ScorerUnavailable, BadScoreRequest):
             await self.client.score(request)
 
-    def _models(self, kind: Objective, proposer: str) -> tuple[str, ...]:
-        match kind.models:
-            case "contrast" if proposer:
-                return self.meta_prover, proposer
-            case "panel":
-                return self.judges
-            case "others":
-                return tuple(name for name in self.judges if name != proposer)
-            case "rewards":
-                return self.rewards
-        return (self.meta_prover,)
+    def _models(self, spec: ScoreSpec, proposer: str) -> tuple[str, ...]:
+        return spec.models(
+            meta_prover=self.meta_prover, judges=self.judges, reward_models=self.reward_models, proposer=proposer
+        )
 
 
 def _messages(problem: Problem) -> tuple[Message, ...]:

@@ -21,7 +21,7 @@ ALLOWED = {
     },
     "proxy/api": {
         "proxy.api", "proxy.decoder", "proxy.errors", "proxy.service", "proxy.sse", "proxy",
-        "runtime.disconnects", "runtime.errors", "runtime.stopping",
+        "runtime.disconnects", "runtime.errors", "runtime.stopping", "scoring.scores",
         "proxy.trace.query",
     },
     "proxy/trace": {

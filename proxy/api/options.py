@@ -24,6 +24,7 @@ from proxy.decoder.selection import blend
 from proxy.decoder.settings import SETTINGS, Registered, Settings
 from proxy.decoder.types import Source
 from proxy.errors import RequestError
+from scoring.scores import SCORES
 
 
 class SearchOptions(BaseModel):
@@ -111,7 +112,7 @@ def source_of(score: str) -> Source:
 
 def needs_reference(score: str) -> bool:
     """Whether a score, or one of a blend, is defined only against an answer the request brought."""
-    return any(name.startswith(("predictive", "lookahead")) for name in blend(score))
+    return any(name in SCORES and SCORES[name].needs_reference for name in blend(score))
 
 
 def check_score(score: str, known: frozenset[str]) -> None:

@@ -93,7 +93,7 @@ class Scorer:
 
 
 OPTIONS = ApiOptions(
-    scores=frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"}),
+    scores=frozenset({"predictive", "predictive-arithmetic", "step", "contrastive"}),
     reference_free="step",
     created=1_700_000_000,
 )

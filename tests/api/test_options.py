@@ -16,7 +16,7 @@ from proxy.decoder.settings import SETTINGS, Budget, Sampling, Settings, Strateg
 from proxy.decoder.strategies import STRATEGIES
 from proxy.errors import RequestError
 
-KNOWN = frozenset({"predictive", "predictive_arithmetic", "step", "contrastive"})
+KNOWN = frozenset({"predictive", "predictive-arithmetic", "step", "contrastive"})
 CONFIGURED = Settings(
     strategy="greedy",
     score="step",
@@ -121,7 +121,7 @@ def test_what_is_out_of_bounds_is_refused_by_its_key(key: str, value: object) ->
         ("auto", "contrastive", False, "contrastive"),
         ("auto", "predictive", False, "step"),
         (None, "contrastive", True, "contrastive"),
-        ("predictive_arithmetic", "auto", True, "predictive_arithmetic"),
+        ("predictive-arithmetic", "auto", True, "predictive-arithmetic"),
         ("step", "predictive", False, "step"),
     ],
 )
@@ -137,7 +137,7 @@ def test_auto_looks_ahead_only_where_there_is_a_reference(
     [
         ("nonsense", "auto", "cord.score"),
         ("predictive", "auto", "cord.score"),
-        ("predictive_arithmetic", "step", "cord.score"),
+        ("predictive-arithmetic", "step", "cord.score"),
         (None, "predictive", "cord.reference"),
     ],
 )
