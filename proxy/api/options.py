@@ -97,10 +97,10 @@ def field_type(one: Registered) -> Any:
     """A setting's type for pydantic: with its bounds, and null allowed."""
     about = one.about
     if one.type is str:
-        bounds = Field(min_length=1, max_length=int(about.le or 256), description=about.doc)
+        bounds = Field(min_length=1, max_length=int(about.le or 256))
     else:
-        bounds = Field(ge=about.ge, gt=about.gt, le=about.le, description=about.doc)
-    return Annotated[one.type, bounds] | None
+        bounds = Field(ge=about.ge, gt=about.gt, le=about.le)
+    return Annotated[Annotated[one.type, bounds] | None, Field(description=about.doc)]
 
 
 def source_of(score: str) -> Source:
