@@ -73,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 
     viewing.add_arguments(view)
     view.set_defaults(run=viewing.run)
+
+    traces = commands.add_parser("traces", help="list traces, show one as a tree, erase a person's")
+    from proxy.trace import terminal
+
+    terminal.add_arguments(traces)
     return parser
 
 

@@ -206,7 +206,7 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     provenance = Provenance(teachers=tuple(builder.provenance))
     log = None
     if config.traces.folder is not None:
-        log = TraceLog(config.traces.folder, rotate_bytes=config.traces.rotate_mb << 20, provenance=provenance)
+        log = TraceLog(config.traces.folder, config.traces.log_settings, provenance=provenance)
     metrics = Metrics(trace_log=log)
     live = LiveSearches()
     finder = TraceFinder(config.traces.folder) if config.traces.folder is not None else None

@@ -22,6 +22,8 @@ from proxy.decoder.settings import Settings
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import PROVIDERS
+from proxy.trace.log import LogSettings
+from proxy.trace.store import Retention
 from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.markup import MarkupName
 
@@ -181,10 +183,24 @@ class SegmentationConfig(_Section):
 
 
 class TraceConfig(_Section):
-    """Where traces go; null turns them off. A segment is closed when it has grown past `rotate_mb`."""
+    """Where traces go; null turns them off.
+
+    A segment is closed when it has grown past `rotate_mb` or is older than `rotate_hours`, and then compressed. Closed
+    segments older than `keep_days` are deleted, and the oldest while all come to more than `keep_mb`.
+    """
 
     folder: Path | None = Path("traces")
     rotate_mb: Annotated[int, Field(ge=1)] = 256
+    rotate_hours: Annotated[float, Field(gt=0)] = 24.0
+    compress: bool = True
+    keep_days: Annotated[float, Field(gt=0)] | None = None
+    keep_mb: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def log_settings(self) -> LogSettings:
+        keep_bytes = None if self.keep_mb is None else self.keep_mb << 20
+        retention = Retention(self.keep_days, keep_bytes)
+        return LogSettings(self.rotate_mb << 20, self.rotate_hours * 3600, self.compress, retention)
 
 
 class GeneralSettings(_Section):

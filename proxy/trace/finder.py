@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.errors import RequestError
+from proxy.trace.archive import PACKED, index_of, open_segment, short_id
 from proxy.trace.codec import UnreadableRecord, from_json
 from proxy.trace.query import TraceEntry, TracePage, TraceQuery
-from proxy.trace.reader import TraceReader
 from proxy.trace.record import TraceRecord, message_text
+from proxy.trace.segment import stem
+from proxy.trace.store import trace_files
 
 _BLOCK = 1 << 18
 _ID_WITHIN = 512
@@ -66,15 +68,18 @@ class TraceFinder:
         return TracePage(tuple(entries), None, skipped)
 
     def find(self, id: str) -> bytes | None:
-        """The line of one trace, as stored; None if there is none of this id."""
-        needle = b'"id":' + json.dumps(id, ensure_ascii=False).encode("utf-8", "replace")
-        for line in self._lines(None):
-            if needle in line.raw[:_ID_WITHIN]:
+        """The line of one trace, as stored, by the id of its reply (of whatever kind) or of its request.
+
+        Compressed segments are asked by their index, so that they need not be read.
+        """
+        for file in reversed(trace_files(self.source)):
+            for raw in _indexed(file, id) if file.name.endswith(PACKED) else _scanned(file, id):
                 try:
-                    if from_json(line.raw).id == id:
-                        return line.raw
+                    record = from_json(raw)
                 except UnreadableRecord:
                     continue
+                if short_id(id) == short_id(record.id) or id == record.request_id:
+                    return raw
         return None
 
     def newest(self) -> bytes | None:
@@ -90,12 +95,12 @@ class TraceFinder:
     def _lines(self, cursor: str | None) -> Iterator[_Line]:
         """Every line, newest first, from where the cursor stands."""
         name, end = _read_cursor(cursor)
-        for file in reversed(TraceReader(self.source).files):
-            if name is not None and file.name > name:
+        for file in reversed(trace_files(self.source)):
+            if name is not None and stem(file) > name:
                 continue
-            with file.open("rb") as segment:
+            with open_segment(file) as segment:
                 size = segment.seek(0, 2)
-                yield from _backwards(segment, file.name, min(end, size) if file.name == name else size)
+                yield from _backwards(segment, stem(file), min(end, size) if stem(file) == name else size)
 
 
 def _backwards(segment: BinaryIO, name: str, end: int) -> Iterator[_Line]:
@@ -114,6 +119,21 @@ def _backwards(segment: BinaryIO, name: str, end: int) -> Iterator[_Line]:
         tail = first
     if tail.strip():
         yield _Line(name, 0, tail)
+
+
+def _indexed(file: Path, id: str) -> Iterator[bytes]:
+    with open_segment(file) as segment:
+        for place in index_of(file).places(id):
+            segment.seek(place)
+            yield segment.readline().rstrip(b"\n")
+
+
+def _scanned(file: Path, id: str) -> Iterator[bytes]:
+    needle = json.dumps(short_id(id), ensure_ascii=False)[1:].encode("utf-8", "replace")
+    with open_segment(file) as segment:
+        for line in _backwards(segment, file.name, segment.seek(0, 2)):
+            if needle in line.raw[:_ID_WITHIN]:
+                yield line.raw
 
 
 def _read_cursor(cursor: str | None) -> tuple[str | None, int]:

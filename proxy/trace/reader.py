@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.errors import ConfigError
+from proxy.trace.archive import open_segment
 from proxy.trace.codec import UnreadableRecord, from_json
 from proxy.trace.record import TraceRecord
-from proxy.trace.segment import SUFFIX
+from proxy.trace.store import trace_files
 
 
 @dataclass(slots=True)
@@ -26,13 +26,11 @@ class TraceReader:
         Raises:
             ConfigError: there is nothing at this place.
         """
-        if not self.source.exists():
-            raise ConfigError("", f"there are no traces at {self.source}")
-        return sorted(self.source.glob(f"*{SUFFIX}")) if self.source.is_dir() else [self.source]
+        return trace_files(self.source)
 
     def __iter__(self) -> Iterator[TraceRecord]:
         for file in self.files:
-            with file.open("rb") as lines:
+            with open_segment(file) as lines:
                 for number, line in enumerate(lines, 1):
                     try:
                         yield from_json(line)

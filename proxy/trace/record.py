@@ -89,6 +89,7 @@ class TraceRecord:
 
     schema: str
     id: str
+    request_id: str | None
     time: str
     model: str
     messages: tuple[Message, ...]
@@ -107,7 +108,6 @@ class TraceRecord:
     duration_s: float
     prompt_hash: str
     dedupe_hash: str
-    request_id: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
     answer_failures: tuple[str, ...] = field(default=())
     skipped: tuple[TeacherSkipped, ...] = ()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.trace.finder import TraceFinder
-from proxy.trace.log import TraceLog
+from proxy.trace.log import LogSettings, TraceLog
 from proxy.trace.query import TracePage, TraceQuery
 from proxy.trace.record import Provenance
 from tests.api.panel import CHAT, OPTIONS, Panel, ask
@@ -67,7 +67,7 @@ async def test_without_traces_or_key_there_are_none() -> None:
 
 
 async def test_search_is_found_under_the_id_of_its_reply(tmp_path: Path) -> None:
-    log = TraceLog(tmp_path, rotate_bytes=1 << 20, provenance=Provenance())
+    log = TraceLog(tmp_path, LogSettings(rotate_bytes=1 << 20), provenance=Provenance())
     panel = Panel(store=TraceFinder(tmp_path), log=log)
     async with panel.client() as client:
         reply = (await client.post(CHAT, json=ask())).json()

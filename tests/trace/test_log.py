@@ -12,12 +12,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.decoder.events import Cancelled
 from proxy.decoder.journal import Stamped
-from proxy.trace.log import TraceLog
+from proxy.trace.log import LogSettings, TraceLog
 from proxy.trace.reader import TraceReader
 from proxy.trace.record import Provenance
 from tests.decoder.scripted import ScriptedTeacher, counts_to
@@ -27,8 +28,8 @@ JOB = job(ScriptedTeacher("ada", counts_to(2)))
 JOURNAL = [Stamped(1.0, Cancelled())]
 
 
-def opened(folder: Path, **more: object) -> TraceLog:
-    return TraceLog(folder, **{"rotate_bytes": 1 << 20, "provenance": Provenance(), **more})  # type: ignore[arg-type]
+def opened(folder: Path, settings: LogSettings = LogSettings(compress=False), **more: Any) -> TraceLog:  # noqa: B008
+    return TraceLog(folder, settings, provenance=Provenance(), **more)
 
 
 def read(folder: Path) -> tuple[int, int]:
@@ -45,7 +46,7 @@ def test_files_and_folder_are_the_owners_alone(tmp_path: Path) -> None:
         log.close()
     finally:
         os.umask(before)
-    [segment] = (tmp_path / "traces").iterdir()
+    [segment] = (tmp_path / "traces").glob("*.jsonl")
     assert stat.S_IMODE(segment.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "traces").stat().st_mode) == 0o700
 
@@ -151,7 +152,7 @@ def test_a_folder_that_is_deleted_is_made_again_and_said(tmp_path: Path, caplog:
 def test_a_segment_that_is_replaced_is_left_to_whoever_did_it(tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.record(JOB, JOURNAL)
-    [segment] = tmp_path.iterdir()
+    [segment] = tmp_path.glob("*.jsonl")
     segment.unlink()
     segment.write_text("")
     log.record(JOB, JOURNAL)

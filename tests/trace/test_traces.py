@@ -9,7 +9,7 @@ import pytest
 
 from proxy.trace.codec import UnreadableRecord, from_json, to_json
 from proxy.trace.fold import record
-from proxy.trace.log import TraceLog
+from proxy.trace.log import LogSettings, TraceLog
 from proxy.trace.reader import TraceReader
 from proxy.trace.record import Provenance, TeacherProvenance, TraceRecord
 from tests.trace.searches import SECRET, Kept, cancelled, failed, finished
@@ -74,11 +74,11 @@ def test_what_is_no_record_is_refused(line: str) -> None:
 async def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path) -> None:
     kept = Kept()
     await finished(kept)
-    log = TraceLog(tmp_path, rotate_bytes=1 << 20, provenance=PROVENANCE)
+    log = TraceLog(tmp_path, LogSettings(rotate_bytes=1 << 20), provenance=PROVENANCE)
     for _ in range(3):
         log.record(kept.jobs[0], kept.journals[0])
     log.close()
-    [segment] = tmp_path.iterdir()
+    [segment] = tmp_path.glob("*.jsonl")
     segment.write_bytes(segment.read_bytes()[:-40])
     reader = TraceReader(tmp_path)
     assert len(list(reader)) == 2 and len(reader.skipped) == 1
@@ -87,11 +87,11 @@ async def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path) -> None:
 async def test_segments_rotate_and_lose_nothing(tmp_path: Path) -> None:
     kept = Kept()
     await finished(kept)
-    log = TraceLog(tmp_path, rotate_bytes=1, provenance=PROVENANCE)
+    log = TraceLog(tmp_path, LogSettings(rotate_bytes=1), provenance=PROVENANCE)
     for _ in range(3):
         log.record(kept.jobs[0], kept.journals[0])
     log.close()
-    assert len(list(tmp_path.iterdir())) == len(list(TraceReader(tmp_path))) == 3
+    assert len(TraceReader(tmp_path).files) == len(list(TraceReader(tmp_path))) == 3
 
 
 def test_a_line_of_the_first_schema_is_read_by_todays_names() -> None:
