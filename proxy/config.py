@@ -23,6 +23,7 @@ from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import PROVIDERS
 from proxy.trace.log import LogSettings
+from proxy.trace.redact import Redaction
 from proxy.trace.store import Retention
 from runtime.gguf import NotGguf, is_gguf, read_metadata
 from runtime.markup import MarkupName
@@ -182,11 +183,19 @@ class SegmentationConfig(_Section):
         return Segmentation(self.marker, told, self.cut, tuple(self.cues))
 
 
+class RedactionRule(_Section):
+    """A regular expression, and what stands in the place of what it matches (`\\1` for its first group)."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+    replacement: str = "[redacted]"
+
+
 class TraceConfig(_Section):
     """Where traces go; null turns them off.
 
     A segment is closed when it has grown past `rotate_mb` or is older than `rotate_hours`, and then compressed. Closed
-    segments older than `keep_days` are deleted, and the oldest while all come to more than `keep_mb`.
+    segments older than `keep_days` are deleted, and the oldest while all come to more than `keep_mb`. `redact` are
+    patterns to be replaced in every text before it is written, `redact_with` is a function (`module:function`).
     """
 
     folder: Path | None = Path("traces")
@@ -195,12 +204,16 @@ class TraceConfig(_Section):
     compress: bool = True
     keep_days: Annotated[float, Field(gt=0)] | None = None
     keep_mb: Annotated[int, Field(ge=1)] | None = None
+    redact: tuple[RedactionRule, ...] = ()
+    redact_with: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
 
     @property
     def log_settings(self) -> LogSettings:
+        """Raises `ConfigError` if a pattern or the function is not usable."""
         keep_bytes = None if self.keep_mb is None else self.keep_mb << 20
         retention = Retention(self.keep_days, keep_bytes)
-        return LogSettings(self.rotate_mb << 20, self.rotate_hours * 3600, self.compress, retention)
+        redaction = Redaction.load([(rule.pattern, rule.replacement) for rule in self.redact], self.redact_with)
+        return LogSettings(self.rotate_mb << 20, self.rotate_hours * 3600, self.compress, retention, redaction)
 
 
 class GeneralSettings(_Section):

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -96,11 +96,12 @@ class Answering:
             ClientGone: the client left, and the search was cancelled.
         """
         arrived = time.time()
+        kept = request.headers.get("x-cord-store", "").strip().lower() != "false"
         body = await read_json(request, self.options.max_body_bytes)
         if len(body) > _LARGE:
-            planned = await anyio.to_thread.run_sync(self._prepare, body, id, arrived)
+            planned = await anyio.to_thread.run_sync(self._prepare, body, id, arrived, kept)
         else:
-            planned = self._prepare(body, id, arrived)
+            planned = self._prepare(body, id, arrived, kept)
         if isinstance(planned, _Relayed):
             await self.forwarder.pass_on(planned.to, self.endpoint.path, planned.received, request, id, send)
             return
@@ -109,8 +110,8 @@ class Answering:
         with self.admission.place():
             await (self._stream if planned.parsed.chat.stream else self._whole)(planned, request, send)
 
-    def _prepare(self, body: bytes, id: str, arrived: float) -> _Decoded | _Relayed:
-        """The body, read and checked once, and what becomes of it.
+    def _prepare(self, body: bytes, id: str, arrived: float, kept: bool) -> _Decoded | _Relayed:
+        """The body, read and checked once, and what becomes of it; `kept` unless no trace of it shall be.
 
         Raises:
             RequestError: it is refused.
@@ -129,6 +130,8 @@ class Answering:
             case Decode(ensemble):
                 parsed = self.endpoint.parse(fields)
                 job = make_job(parsed.chat, ensemble, self.options, id, arrived)
+                if not kept:
+                    job = replace(job, metadata={**job.metadata, "store": False})
                 cord = parsed.chat.cord
                 wish = cord.inline_reasoning if cord else None
                 inline = self.options.inline_reasoning if wish is None else wish

@@ -22,6 +22,7 @@ from proxy.service import Job
 from proxy.trace.codec import to_json
 from proxy.trace.fold import record
 from proxy.trace.record import Provenance
+from proxy.trace.redact import Redaction
 from proxy.trace.segment import SUFFIX, Segment, SegmentMoved, seal
 from proxy.trace.store import Retention, TraceFolder
 
@@ -39,12 +40,14 @@ class LogSettings:
         rotate_bytes, rotate_s: the size and the age at which the next record begins a new segment.
         compress: whether closed segments are compressed.
         retention: how long and how much is kept.
+        redaction: what is taken out of a record before it is written.
     """
 
     rotate_bytes: int = 256 << 20
     rotate_s: float = 86400.0
     compress: bool = True
     retention: Retention = field(default_factory=Retention)
+    redaction: Redaction = field(default_factory=Redaction)
 
 
 class TraceLog:
@@ -81,11 +84,16 @@ class TraceLog:
             self._housekeep()
 
     def record(self, job: Job, journal: Sequence[Stamped]) -> None:
-        """Write one search's record; a `proxy.service.Recorder`."""
+        """Write one search's record, unless its client wants none kept; a `proxy.service.Recorder`.
+
+        A record that cannot be redacted is lost, not written.
+        """
+        if job.metadata.get("store") is False:
+            return
         try:
-            line = to_json(record(job, journal, self._provenance)).encode("utf-8", "replace") + b"\n"
-            self._append(line)
-        except (OSError, ValueError) as exc:
+            redacted = self._settings.redaction(record(job, journal, self._provenance))
+            self._append(to_json(redacted).encode("utf-8", "replace") + b"\n")
+        except Exception as exc:
             self.failures += 1
             self._complain(job.problem.id, exc)
         else:

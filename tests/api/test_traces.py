@@ -77,3 +77,16 @@ async def test_search_is_found_under_the_id_of_its_reply(tmp_path: Path) -> None
     assert entry["id"] == reply["id"] and entry["value"] == pytest.approx(reply["cord"]["value"])
     assert entry["prompt"] == "What is 6 × 7?" and entry["teachers"] == [s["teacher"] for s in reply["cord"]["steps"]]
     assert trace["winner"]["answer"] == reply["choices"][0]["message"]["content"]
+
+
+async def test_requests_that_are_not_to_be_stored_leave_no_trace(tmp_path: Path) -> None:
+    log = TraceLog(tmp_path, LogSettings(rotate_bytes=1 << 20), provenance=Provenance())
+    panel = Panel(store=TraceFinder(tmp_path), log=log)
+    async with panel.client() as client:
+        for body, headers in (({"store": False}, {}), ({}, {"x-cord-store": "false"})):
+            reply = await client.post(CHAT, json={**ask(), **body}, headers=headers)
+            assert reply.status_code == 200
+        asked = {"model": "cord", "input": "What is 6 × 7?", "store": False}
+        assert (await client.post("/v1/responses", json=asked)).status_code == 200
+        assert (await client.get(TRACES)).json()["data"] == []
+    log.close()
