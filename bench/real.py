@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ import httpx
 from anyio.abc import TaskGroup
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
 
 from bench.figures import Found, Run, gain, tables
 from bench.gym import TASKS, Drawn, Problems, Task, answer_in, step_kind
@@ -68,6 +70,9 @@ BASE = Settings(
     quorum=1.0,  # how fast a step comes must not decide here
     budget=Budget(steps=6, step_tokens=64, reasoning_tokens=320, answer_tokens=48, deadline_s=1e9),
 )
+FIRST_STEP = replace(BASE, budget=replace(BASE.budget, steps=1, answer_tokens=1))
+"""To see how scores order sampled siblings, for a small part of the cost of whole searches."""
+FIRST_STEP_SAMPLES = 5
 SEGMENTATION = Segmentation()
 Strategy = Literal["beam", "curation"]
 
@@ -243,6 +248,7 @@ class Bench:
     teachers: dict[str, ServedTeacher]
     judges: MetaProver
     problems: dict[str, Problems]
+    base: Settings = BASE
 
     async def decode(
         self, table: str, task: Task, panel: Panel, method: Method, number: int, shared: Shared
@@ -255,7 +261,7 @@ class Bench:
         scorer = RemoteScorer(WritingAhead(service, writer), META, (META,))
         chosen = [SharingTeacher(self.teachers[name], shared, meter) for name in panel.teachers]
         settings = replace(
-            BASE,
+            self.base,
             strategy=method.strategy,
             score=method.score,
             beam_width=method.beam_width,
@@ -372,9 +378,13 @@ def mark(events: Sequence[Event]) -> dict[str, float]:
     return dict(marks)
 
 
-def chosen_rows(only: Sequence[Any]) -> list[tuple[str, Task, Panel, Method]]:
+def chosen_rows(only: Sequence[Any], first_step: bool = False) -> list[tuple[str, Task, Panel, Method]]:
     """The tables and methods whose "TABLE: METHOD" is asked for."""
     every = [(name_of(task, panel), task, panel, method) for task in TASKS for panel in PANELS for method in METHODS]
+    if first_step:
+        panel = Panel("first step", (META,), FIRST_STEP_SAMPLES)
+        greedy = [method for method in METHODS if method.strategy == "beam" and method.beam_width == 1]
+        every = [(name_of(task, panel), task, panel, method) for task in TASKS if task.equations for method in greedy]
     return [row for row in every if not only or any(part.search(f"{row[0]}: {row[3].name}") for part in only)]
 
 
@@ -404,7 +414,7 @@ async def measure(options: argparse.Namespace, store: Path, console: Console) ->
     """Search whatever is not stored yet, a few problems at once; everything that was asked for."""
     done = resumed(store)
     known = {(run.table, run.method, run.problem) for run in done}
-    rows = chosen_rows(options.only)
+    rows = chosen_rows(options.only, options.first_step)
     if not rows:
         raise SystemExit("--only finds no row")
     left: dict[tuple[str, int], list[tuple[Task, Panel, Method]]] = defaultdict(list)
@@ -418,7 +428,7 @@ async def measure(options: argparse.Namespace, store: Path, console: Console) ->
         async with serving(sorted(wanted), console) as teachers, anyio.create_task_group() as group:
             problems = {task.name: Problems(task, options.seed, options.problems) for task in TASKS}
             judges = MetaProver.load((method for *_, method in rows), group, console)
-            bench = Bench(teachers, judges, problems)
+            bench = Bench(teachers, judges, problems, FIRST_STEP if options.first_step else BASE)
             places = anyio.CapacityLimiter(options.at_once)
             with Progress(*columns, console=console) as progress, store.open("a") as out:
                 bar = progress.add_task("problems", total=len(left))
@@ -460,6 +470,41 @@ def with_pairs(found: Found, runs: Sequence[Run]) -> Found:
     return replace(found, gains=(*found.gains, *pairs))
 
 
+def preferences(table: str, runs: Sequence[Run]) -> RichTable:
+    """By score, how often the right one of two sampled siblings comes first; intervals over problems."""
+    shown = RichTable(
+        "score", "right before wrong, % (95 %)", "pairs", "right before hollow, % (95 %)", "pairs", title=table
+    )
+    for method in dict.fromkeys(run.method for run in runs if run.table == table):
+        mine = [run for run in runs if (run.table, run.method) == (table, method)]
+        cells = [method]
+        for kind in ("right", "hollow"):
+            share, low, high, pairs = ordered(mine, kind)
+            cells += [f"{100 * share:.0f} ({100 * low:.0f} to {100 * high:.0f})" if pairs else "", f"{pairs:.0f}"]
+        shown.add_row(*cells)
+    return shown
+
+
+def ordered(runs: Sequence[Run], kind: str) -> tuple[float, float, float, float]:
+    """The share of pairs in which the right step came first, its 95 % interval, and how many pairs there were.
+
+    Pairs of one problem are no independent draws, so problems are what the bootstrap draws (2,000 times, seeded).
+    """
+    counts = [(run.marks.get(f"{kind}_first", 0.0), run.marks.get(f"{kind}_pairs", 0.0)) for run in runs]
+    pairs = sum(total for _, total in counts)
+    if not pairs:
+        return 0.0, 0.0, 0.0, 0.0
+    draw = random.Random(1)
+    shares = []
+    for _ in range(2000):
+        drawn = draw.choices(counts, k=len(counts))
+        if total := sum(count for _, count in drawn):
+            shares.append(sum(first for first, _ in drawn) / total)
+    shares.sort()
+    low, high = shares[int(0.025 * len(shares))], shares[int(0.975 * len(shares)) - 1]
+    return sum(first for first, _ in counts) / pairs, low, high, pairs
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.real", description=__doc__)
@@ -469,6 +514,11 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", type=_pattern, metavar="REGEX", help="only rows in whose 'TABLE: METHOD' it is found"
     )
+    parser.add_argument(
+        "--first-step",
+        action="store_true",
+        help=f"only order {FIRST_STEP_SAMPLES} sampled first steps of each problem: right, wrong and hollow ones",
+    )
     parser.add_argument("--out", type=Path, default=cache().parent / "bench", help="default: ~/.cache/cord/bench")
     options = parser.parse_args()
     import torch
@@ -476,6 +526,9 @@ def main() -> int:
     torch.set_num_threads(1)
     console = Console(stderr=True)
     runs = anyio.run(measure, options, options.out / f"real-{options.seed}.jsonl", console)
+    if options.first_step:
+        Console(width=max(console.width, 120)).print(*(preferences(table, runs) for table in {r.table for r in runs}))
+        return 0
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     found = [with_pairs(table, runs) for table in tables(runs)]
     files = "; ".join(f"{model.title}, GGUF SHA-256 {model.sha256}" for model in MODELS.values())

@@ -14,3 +14,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Which servers, beside the embedded one, tests/backends runs against."""
     parser.addoption("--backends", default="", metavar="NAME,…", help="also run the teacher contract against these")
     parser.addoption("--clients", action="store_true", help="also run tests/clients against what is installed")
+    parser.addoption("--real", action="store_true", help="also run tests/real, which fetches a language model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bench.figures import Run, tables
-from bench.real import METHODS, PANELS, chosen_rows, mark, names, with_pairs
+from bench.real import METHODS, PANELS, chosen_rows, mark, names, ordered, with_pairs
 from bench.report import Report
 from proxy.decoder.events import Event, Proposed, Scored
 from proxy.decoder.types import Candidate, Score, Source
@@ -50,3 +50,19 @@ def test_scores_are_compared_on_the_same_problems() -> None:
     assert [(row.in_reasoning, row.unfinished) for row in compared.rows] == [(100.0, 0.0)] * 2
     page = Report("", "", [compared]).markdown()
     assert "| greedy, reference | 50 | 100 | 0 |  |" in page
+
+
+def test_the_share_of_pairs_is_drawn_over_problems() -> None:
+    runs = [
+        Run("t", "m", number, 1.0, None, 1, 1, 0.0, marks={"right_pairs": 2.0, "right_first": first})
+        for number, first in enumerate((2.0, 2.0, 0.0, 2.0))
+    ]
+    share, low, high, pairs = ordered(runs, "right")
+    assert (share, pairs) == (0.75, 8) and 0 <= low < share < high <= 1
+    assert ordered(runs, "hollow")[3] == 0
+
+
+def test_first_steps_are_ordered_where_equations_tell_right_from_wrong() -> None:
+    rows = chosen_rows([], first_step=True)
+    assert {table for table, *_ in rows} == {"chain_sum, first step", "basic_arithmetic, first step"}
+    assert all(method.strategy == "beam" for *_, method in rows)
