@@ -17,12 +17,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from proxy import hub
+from proxy.api.admission_metrics import AdmissionCollector
 from proxy.api.cors import cors
 from proxy.api.job import ApiOptions
+from proxy.api.limits import RequestLimits
 from proxy.api.live import LiveSearches
 from proxy.api.options import check_score, needs_reference
 from proxy.api.relay import RELAYED, Upstream
-from proxy.api.routes import on_error, routes
+from proxy.api.routes import make_admission, on_error, routes
 from proxy.background import Background
 from proxy.config import Config, EnsembleConfig, TeacherConfig
 from proxy.decoder.ports import Teacher
@@ -225,9 +227,13 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     options = ApiOptions(
         scores=scores,
         reference_free=config.scorer.reference_free,
-        master_key=general.master_key,
+        keys=config.api_keys,
+        open_metrics=general.open_metrics,
         keepalive_s=general.keepalive_s,
-        max_in_flight=general.max_in_flight,
+        limits=RequestLimits(general.max_in_flight, config.admission.calls, config.admission.tokens),
+        queue=config.admission.queue,
+        queue_wait_s=config.admission.queue_wait_s,
+        caps=config.admission.options,
         inline_reasoning=general.inline_reasoning,
         relay_unsupported=general.relay_unsupported,
     )
@@ -253,6 +259,8 @@ def build_app(config: Config) -> Starlette:
             async with parts.running():
                 yield
 
+    admission = make_admission(parts.options)
+    parts.metrics.registry.register(AdmissionCollector(admission))
     app = Starlette(
         routes=routes(
             parts.service,
@@ -264,6 +272,7 @@ def build_app(config: Config) -> Starlette:
             parts.live,
             parts.finder,
             healthy=lambda: parts.background.healthy,
+            admission=admission,
         ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,

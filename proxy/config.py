@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from proxy.api.auth import Key, Scope, master_key
+from proxy.api.limits import RequestLimits
 from proxy.api.options import SearchOptions, with_all_settings
 from proxy.complaints import Source, explained, refusal
-from proxy.decoder.settings import Settings
+from proxy.decoder.settings import SETTINGS, Settings
 from proxy.decoder.steps import CUES, INSTRUCTIONS, Cut, Segmentation
 from proxy.errors import ConfigError
 from proxy.teachers.compatible import PROVIDERS
@@ -226,6 +237,7 @@ class GeneralSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 4000
     master_key: str | None = None
     allow_unauthenticated: bool = False
+    open_metrics: bool = True
     max_in_flight: Annotated[int, Field(ge=1)] = 64
     keepalive_s: Annotated[float, Field(gt=0)] = 10.0
     inline_reasoning: bool = False
@@ -233,6 +245,48 @@ class GeneralSettings(_Section):
     relay_unsupported: bool = False
     cors_origins: list[str] = Field(default_factory=list)
     shutdown_s: Annotated[int, Field(ge=0)] = 30
+
+
+class LimitsConfig(_Section):
+    """What requests may cost at once, upper bounds reserved at the door."""
+
+    requests: Annotated[int, Field(ge=1)] | None = None
+    calls: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def limits(self) -> RequestLimits:
+        return RequestLimits(self.requests, self.calls, self.tokens)
+
+
+class AdmissionConfig(_Section):
+    """Who waits and what is too much. `options` are the most that a request may set search settings to."""
+
+    calls: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    per_key: LimitsConfig = LimitsConfig()
+    queue: Annotated[int, Field(ge=0)] = 64
+    queue_wait_s: Annotated[float, Field(ge=0)] = 30.0
+    options: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _are_numbers(cls, options: dict[str, float]) -> dict[str, float]:
+        capped = [name for name, one in SETTINGS.items() if one.type in (int, float) and not one.about.top_level]
+        for name in options:
+            if name not in capped:
+                raise ValueError(f"{name!r} is no search setting with a number; these are: {', '.join(capped)}")
+        return options
+
+
+class KeyConfig(_Section):
+    """A key of one client. Only its hash stands in the file: `printf %s KEY | sha256sum`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: Annotated[list[Scope], Field(min_length=1)] = ["chat"]
+    expires: AwareDatetime | None = None
+    limits: LimitsConfig | None = None
 
 
 class Config(_Section):
@@ -244,6 +298,19 @@ class Config(_Section):
     segmentation: SegmentationConfig = SegmentationConfig()
     traces: TraceConfig = TraceConfig()
     general_settings: GeneralSettings = GeneralSettings()
+    admission: AdmissionConfig = AdmissionConfig()
+    keys: list[KeyConfig] = Field(default_factory=list)
+
+    @property
+    def api_keys(self) -> tuple[Key, ...]:
+        """All keys, the master key among them."""
+        per_key = self.admission.per_key
+        made = [
+            Key(key.name, key.sha256, frozenset(key.scopes), key.expires, (key.limits or per_key).limits)
+            for key in self.keys
+        ]
+        master = self.general_settings.master_key
+        return tuple(made) if master is None else (*made, master_key(master))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -73,7 +73,7 @@ def server(config: configuration.Config, *, host: str | None = None, port: int |
     """
     general = config.general_settings
     host = host or general.host
-    if not is_loopback(host) and general.master_key is None and not general.allow_unauthenticated:
+    if not is_loopback(host) and not config.api_keys and not general.allow_unauthenticated:
         raise ConfigError(
             "general_settings.master_key",
             f"the proxy would listen on {host}, which others can reach, without asking for a key. Set a master key "

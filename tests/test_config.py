@@ -209,3 +209,27 @@ def test_an_unreachable_hub_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch
     hub.use_cache_if_unreachable(("org/a",))
     assert "name a folder instead" in hub.hint()
     monkeypatch.delenv("HF_HUB_OFFLINE")
+
+
+def test_keys_caps_and_limits_are_read(tmp_path: Path) -> None:
+    raw = changed("general_settings.master_key", "m")
+    raw["admission"] = {"calls": 100, "per_key": {"requests": 2}, "options": {"beam_width": 8}}
+    raw["keys"] = [{"name": "app", "sha256": "0" * 64, "expires": "2027-01-01T00:00:00Z"}]
+    loaded = config.parse(raw, tmp_path)
+    app, master = loaded.api_keys
+    assert (app.scopes, app.limits.requests, master.scopes) == ({"chat"}, 2, {"admin"})
+    assert app.expires is not None and app.expires.year == 2027
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("admission", {"options": {"beam_widht": 8}}, "admission.options"),
+        ("admission", {"options": {"strategy": 8}}, "admission.options"),
+        ("keys", [{"name": "a", "sha256": "secret"}], "keys.0.sha256"),
+        ("keys", [{"name": "a", "sha256": "0" * 64, "scopes": ["all"]}], "keys.0.scopes.0"),
+    ],
+)
+def test_a_wrong_key_or_cap_is_named(path: str, value: Any, where: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=where):
+        config.parse(changed(path, value), tmp_path)

@@ -16,12 +16,14 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.types import Send
 
-from proxy.api.admission import Admission
+from proxy.api.admission import Admission, held_while_connected
+from proxy.api.auth import caller_of
 from proxy.api.body import JsonReply, parse_json, read_json
 from proxy.api.chat import result_value
 from proxy.api.endpoint import Endpoint, Exchange, ParsedRequest, ReplyStream
 from proxy.api.errors import report
 from proxy.api.job import ApiOptions, make_job
+from proxy.api.limits import cost_of
 from proxy.api.plan import Decode, Models, Refuse, Relay, Wanted, plan
 from proxy.api.relay import Forwarder, Received
 from proxy.api.stream import Push, stream_events
@@ -107,7 +109,9 @@ class Answering:
             return
         for warning in planned.warnings:
             log.warning("request %s: cord: %s", id, warning)
-        with self.admission.place():
+        job = planned.exchange.job
+        place = self.admission.place(cost_of(job.settings, len(job.ensemble.panel)), caller_of(request))
+        async with held_while_connected(request.receive, place):
             await (self._stream if planned.parsed.chat.stream else self._whole)(planned, request, send)
 
     def _prepare(self, body: bytes, id: str, arrived: float, kept: bool) -> _Decoded | _Relayed:

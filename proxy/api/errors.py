@@ -29,6 +29,10 @@ class Unauthorised(CordError):
     """The request carries no key, or not the right one."""
 
 
+class Forbidden(CordError):
+    """The key does not open this."""
+
+
 class UpstreamFailed(CordError):
     """A teacher's own server, to which a request was handed, could not be reached or broke off."""
 
@@ -38,7 +42,7 @@ class NotFound(CordError):
 
 
 class Busy(CordError):
-    """As many searches are running as the server allows. `retry_after_s` is when to come again."""
+    """As much is running as the server allows. `retry_after_s` is when to come again."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -77,6 +81,8 @@ def describe(exc: Exception) -> ErrorReply:
             return ErrorReply(400, str(exc), _CLIENT, exc.param, exc.code)
         case Unauthorised():
             return ErrorReply(401, str(exc), _CLIENT, None, "invalid_api_key", {"www-authenticate": "Bearer"})
+        case Forbidden():
+            return ErrorReply(403, str(exc), _CLIENT, None, "insufficient_scope")
         case TooLarge():
             return ErrorReply(413, str(exc), _CLIENT, None, "request_too_large")
         case Busy(retry_after_s=seconds):

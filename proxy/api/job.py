@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from proxy.api.auth import Key
+from proxy.api.limits import RequestLimits, check_caps
 from proxy.api.options import resolve_score, source_of
 from proxy.api.schema import RECORDED, ChatRequest, CordOptions
 from proxy.decoder.settings import Sampling, Settings, fitting
@@ -18,6 +20,8 @@ from proxy.decoder.strategies import STRATEGIES
 from proxy.decoder.types import Message, Problem
 from proxy.errors import RequestError
 from proxy.service import Ensemble, Job
+
+DEFAULT_LIMITS = RequestLimits(requests=64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +31,12 @@ class ApiOptions:
     Attributes:
         scores: the names of the scores the scorer knows, without "auto".
         reference_free: the score "auto" stands for when a request brings no reference.
-        master_key: the bearer key all clients must send; None asks nobody.
+        keys: the keys that clients send; without any, nobody is asked for one.
+        open_metrics: whether `/metrics` asks for no key.
         keepalive_s: seconds of silence after which a stream carries a comment.
         write_timeout_s: how long a client may take nothing before its request is cancelled.
-        max_in_flight: searches that may run at once; one more is told to come again after `retry_after_s`.
+        limits: what may run at once. What does not fit waits, if fewer than `queue` do, for `queue_wait_s` at most.
+        caps: the most that a request may set a search setting to, by its name.
         max_body_bytes: the longest request body that is read.
         inline_reasoning: put the reasoning into `content`, in think tags, unless the request says otherwise.
         relay_unsupported: hand what a panel cannot decode to one of its teachers, unless the request says otherwise.
@@ -39,11 +45,15 @@ class ApiOptions:
 
     scores: frozenset[str]
     reference_free: str
-    master_key: str | None = None
+    keys: tuple[Key, ...] = ()
+    open_metrics: bool = True
     keepalive_s: float = 10.0
     write_timeout_s: float = 60.0
-    max_in_flight: int = 64
+    limits: RequestLimits = DEFAULT_LIMITS
+    queue: int = 0
+    queue_wait_s: float = 0.0
     retry_after_s: int = 2
+    caps: Mapping[str, float] = field(default_factory=dict)
     max_body_bytes: int = 4 * 1024 * 1024
     inline_reasoning: bool = False
     relay_unsupported: bool = False
@@ -70,6 +80,7 @@ def make_job(request: ChatRequest, ensemble: Ensemble, options: ApiOptions, requ
         metadata["response_format"] = problem.format
     if problem.tools:
         metadata["tools"] = list(problem.tools)
+    check_caps(cord.given, options.caps)
     settings = _settings(request, cord, ensemble, options)
     recorded = {**metadata, "request_id": request_id}
     conversation = tuple(message.recorded() for message in request.messages)

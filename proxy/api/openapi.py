@@ -41,6 +41,7 @@ _ERROR = {
 _FAILURES = {
     "400": "the request is at fault; the error names the field",
     "401": "the key is missing or wrong",
+    "403": "the key does not open this path",
     "404": "no such model, search or trace",
     "413": "the body is too long",
     "429": "as many searches run as are allowed",
@@ -80,15 +81,15 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
             "/v1/responses": _post("The same in OpenAI's newer form", response),
             **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
             "/v1/models": _get("Ensembles and single models"),
-            "/v1/models/{id}": {**_get("One of them", ("401", "404")), "parameters": [_ID]},
+            "/v1/models/{id}": {**_get("One of them", ("401", "403", "404")), "parameters": [_ID]},
             "/v1/cord/traces": {
-                **_get("A page of the stored traces, newest first", ("400", "401", "404")),
+                **_get("A page of the stored traces, newest first", ("400", "401", "403", "404")),
                 "parameters": [{"name": spec.name, "in": "query", "schema": {}} for spec in fields(TraceQuery)],
             },
-            "/v1/cord/traces/{id}": {**_get("A trace as it is stored", ("401", "404")), "parameters": [_ID]},
+            "/v1/cord/traces/{id}": {**_get("A trace as it is stored", ("401", "403", "404")), "parameters": [_ID]},
             "/v1/cord/searches": _get("Searches that can be watched"),
             "/v1/cord/searches/{id}/events": {
-                **_get("A search's events as they happen (server-sent; docs/live.md)", ("400", "401", "404")),
+                **_get("A search's events as they happen (server-sent; docs/live.md)", ("400", "401", "403", "404")),
                 "parameters": [_ID],
             },
             "/health": _get("Whether the proxy runs", ("503",)),
@@ -106,7 +107,7 @@ def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"post": {"summary": summary, "requestBody": body, "responses": _responses(tuple(_FAILURES))}}
 
 
-def _get(summary: str, failures: tuple[str, ...] = ("401",)) -> dict[str, Any]:
+def _get(summary: str, failures: tuple[str, ...] = ("401", "403")) -> dict[str, Any]:
     return {"get": {"summary": summary, "responses": _responses(failures)}}
 
 

@@ -17,9 +17,11 @@ from starlette.requests import Request
 from starlette.types import Send
 
 from proxy import sse
-from proxy.api.admission import Admission
+from proxy.api.admission import Admission, held_while_connected
+from proxy.api.auth import caller_of
 from proxy.api.body import to_json
 from proxy.api.errors import ErrorReply, UpstreamFailed, describe
+from proxy.api.limits import Cost
 from proxy.api.plan import Relay
 from runtime.disconnects import while_connected
 
@@ -111,7 +113,8 @@ class Forwarder:
             finally:
                 await reply.aclose()
 
-        with self.admission.place():
+        place = self.admission.place(Cost(), caller_of(request))
+        async with held_while_connected(request.receive, place):
             try:
                 await while_connected(request.receive, exchange)
             finally:

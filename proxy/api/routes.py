@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from proxy.api.admission import Admission
-from proxy.api.auth import authorise
+from proxy.api.auth import Keyring, Scope
 from proxy.api.body import JsonReply, parse_json, read_json
 from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import CompletionsEndpoint
@@ -49,10 +50,11 @@ class Guarded:
     """An ASGI app around an endpoint: asks for the key first, turns what the endpoint raises into a reply."""
 
     endpoint: Endpoint
-    master_key: str | None
+    keyring: Keyring
+    scope: Scope
     write_timeout_s: float
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         id = request_id(request.headers)
 
@@ -65,12 +67,18 @@ class Guarded:
 
         with suppress(ClientGone, ClientDisconnect):
             try:
-                authorise(request.headers.get("authorization"), self.master_key)
+                header = request.headers.get("authorization")
+                scope["cord.caller"] = self.keyring.admit(header, self.scope)
                 await self.endpoint(request, id, send_or_leave)
             except (ClientGone, ClientDisconnect):
                 raise
             except Exception as exc:
                 await _error(report(exc, id), id)(scope, receive, send_or_leave)
+
+
+def make_admission(options: ApiOptions) -> Admission:
+    """The door of these options."""
+    return Admission(options.limits, options.queue, options.queue_wait_s, options.retry_after_s)
 
 
 def routes(
@@ -83,6 +91,7 @@ def routes(
     live: LiveSearches | None = None,
     traces: TraceStore | None = None,
     healthy: Callable[[], bool] = lambda: True,
+    admission: Admission | None = None,
 ) -> list[BaseRoute]:
     """The API's routes. `/health`, `/ready`, `/metrics`, `/openapi.json` and `/docs` ask for no key.
 
@@ -128,11 +137,12 @@ def routes(
         policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return HTMLResponse(docs_page(description), headers=policy)
 
-    async def metrics_page(request: Request) -> Response:
+    async def metrics_page(request: Request, id: str, send: Send) -> None:
         body, content_type = metrics()
-        return Response(body, headers={"content-type": content_type})
+        reply = Response(body, headers={"content-type": content_type})
+        await reply(request.scope, request.receive, send)
 
-    admission = Admission(options.max_in_flight, options.retry_after_s)
+    admission = admission or make_admission(options)
     forwarder = Forwarder({upstream.name: upstream for upstream in upstreams}, admission, told)
     models_there_are = Models(service.ensembles, {upstream.name: upstream.paths for upstream in upstreams})
     paths: list[Path] = [ChatEndpoint(), CompletionsEndpoint(), ResponsesEndpoint()]
@@ -154,9 +164,14 @@ def routes(
 
         return answer
 
-    def guarded(path: str, endpoint: Endpoint, method: str, name: str) -> Route:
-        return Route(path, Guarded(endpoint, options.master_key, options.write_timeout_s), methods=[method], name=name)
+    keyring = Keyring(options.keys)
 
+    def guarded(path: str, endpoint: Endpoint, method: str, name: str, scope: Scope = "chat") -> Route:
+        guard = Guarded(endpoint, keyring, scope, options.write_timeout_s)
+        return Route(path, guard, methods=[method], name=name)
+
+    unguarded = Guarded(metrics_page, Keyring(), "metrics", options.write_timeout_s)
+    open_metrics = Route("/metrics", unguarded, methods=["GET"], name="metrics")
     return [
         *(
             guarded(
@@ -170,15 +185,15 @@ def routes(
         *(guarded(f"/v1/{path}", relayed(path), "POST", path) for path in RELAYED),
         guarded("/v1/models", models, "GET", "models"),
         guarded("/v1/models/{id:path}", model, "GET", "model"),
-        guarded("/v1/cord/traces", stored.list, "GET", "traces"),
-        guarded("/v1/cord/traces/{id:path}", stored.one, "GET", "trace"),
-        guarded("/v1/cord/searches", Searches(live), "GET", "searches"),
-        guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events"),
+        guarded("/v1/cord/traces", stored.list, "GET", "traces", "traces"),
+        guarded("/v1/cord/traces/{id:path}", stored.one, "GET", "trace", "traces"),
+        guarded("/v1/cord/searches", Searches(live), "GET", "searches", "traces"),
+        guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events", "traces"),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/ready", readiness, methods=["GET"]),
-        Route("/metrics", metrics_page, methods=["GET"], name="metrics"),
+        open_metrics if options.open_metrics else guarded("/metrics", metrics_page, "GET", "metrics", "metrics"),
     ]
 
 

@@ -15,6 +15,7 @@ import openai
 import pytest
 import uvicorn
 
+from proxy.api.auth import master_key
 from proxy.decoder.events import Cancelled
 from proxy.decoder.types import TeacherRequest
 from tests.api.panel import CHAT, OPTIONS, Panel, Teacher, ask, fails_with
@@ -42,7 +43,7 @@ def serving(panel: Panel) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with serving(Panel(options=replace(OPTIONS, master_key=KEY))) as port:
+    with serving(Panel(options=replace(OPTIONS, keys=(master_key(KEY),)))) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from starlette.types import ASGIApp, Message
 
+from proxy.api.limits import RequestLimits
 from proxy.api.stream import KEEP_ALIVE
 from proxy.decoder.events import Cancelled, Finished
 from proxy.decoder.types import TeacherRequest
@@ -109,7 +110,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_the_rest()
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_place_is_free_again_when_the_client_has_left(stream: bool) -> None:
     gate = Held(lambda ask: len(panel.asks) == 1)
-    panel = Panel(teachers=[Teacher("anna", gate)], options=replace(OPTIONS, max_in_flight=1))
+    panel = Panel(teachers=[Teacher("anna", gate)], options=replace(OPTIONS, limits=RequestLimits(requests=1)))
     app = panel.app
     gone = Connection(request(stream=stream))
     async with anyio.create_task_group() as group:
@@ -222,7 +223,7 @@ async def test_a_client_that_never_reads_gives_its_place_back() -> None:
     async def stuck(_: Message) -> None:
         await anyio.sleep_forever()
 
-    options = replace(OPTIONS, max_in_flight=1, write_timeout_s=0.01)
+    options = replace(OPTIONS, limits=RequestLimits(requests=1), write_timeout_s=0.01)
     app = Panel(options=options).app
     await Connection(request(stream=True), on_send=stuck).run(app)
     client = Connection(request())

@@ -10,7 +10,9 @@ import anyio
 import httpx
 import pytest
 
+from proxy.api.auth import master_key
 from proxy.api.errors import describe
+from proxy.api.limits import RequestLimits
 from proxy.errors import ConfigError, ScorerError, TeacherError
 from tests.api.panel import CHAT, OPTIONS, Panel, Scorer, Teacher, ask, events_of, fails_with
 
@@ -128,7 +130,7 @@ async def test_a_body_that_is_too_long_is_413() -> None:
     "header", ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer sesamé", "sesame", "Basic sesame", "Bearer sesame x"]
 )
 async def test_without_the_key_nothing_is_answered(header: str) -> None:
-    panel = Panel(options=replace(OPTIONS, master_key="sesame"))
+    panel = Panel(options=replace(OPTIONS, keys=(master_key("sesame"),)))
     async with panel.client() as client:
         for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1/models/cord")):
             reply = await client.request(method, path, headers={b"authorization": header.encode()})
@@ -139,7 +141,7 @@ async def test_without_the_key_nothing_is_answered(header: str) -> None:
 
 @pytest.mark.parametrize("key", ["sesame", "schlüssel-🔑"])
 async def test_the_key_opens_and_the_probes_need_none(key: str) -> None:
-    panel = Panel(options=replace(OPTIONS, master_key=key))
+    panel = Panel(options=replace(OPTIONS, keys=(master_key(key),)))
     async with panel.client() as client:
         opened = await client.post(CHAT, json=ask(), headers={b"authorization": f"bearer {key}".encode()})
         probes = [await client.get(path) for path in ("/health", "/ready", "/metrics")]
@@ -153,7 +155,9 @@ async def test_one_search_too_many_is_told_to_come_again_and_is_let_in_afterward
         begun.set()
         await go_on.wait()
 
-    panel = Panel(teachers=[Teacher("anna", gate)], options=replace(OPTIONS, max_in_flight=1, retry_after_s=3))
+    panel = Panel(
+        teachers=[Teacher("anna", gate)], options=replace(OPTIONS, limits=RequestLimits(requests=1), retry_after_s=3)
+    )
     replies: list[httpx.Response] = []
     async with panel.client() as client, anyio.create_task_group() as group:
 

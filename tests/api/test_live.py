@@ -11,6 +11,7 @@ import anyio
 import pytest
 from starlette.types import ASGIApp, Message
 
+from proxy.api.auth import master_key
 from proxy.api.event_json import SCHEMA, event_json
 from proxy.api.live import LiveSearches
 from proxy.decoder import events as all_events
@@ -203,7 +204,7 @@ async def test_what_cannot_be_watched_is_said_so() -> None:
         for query in ({"last_event_id": "x"}, {"last_event_id": "-1"}, {"wait_s": "nan"}, {"wait_s": "999"}):
             bad = await client.get(watching("any"), params=query)
             assert bad.status_code == 400 and bad.json()["error"]["param"] in query
-    async with Panel(options=replace(OPTIONS, master_key="secret")).client() as client:
+    async with Panel(options=replace(OPTIONS, keys=(master_key("secret"),))).client() as client:
         assert (await client.get(watching("any"))).status_code == 401
         assert (await client.get("/v1/cord/searches")).status_code == 401
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.api.auth import master_key
 from proxy.trace.finder import TraceFinder
 from proxy.trace.log import LogSettings, TraceLog
 from proxy.trace.query import TracePage, TraceQuery
@@ -61,7 +62,7 @@ async def test_filter_that_cannot_be_read_is_refused_by_name(query: str) -> None
 async def test_without_traces_or_key_there_are_none() -> None:
     async with Panel().client() as client:
         assert (await client.get(TRACES)).status_code == 404
-    async with Panel(options=replace(OPTIONS, master_key="k"), store=Store()).client() as client:
+    async with Panel(options=replace(OPTIONS, keys=(master_key("k"),)), store=Store()).client() as client:
         for path in (TRACES, f"{TRACES}/there"):
             assert (await client.get(path)).status_code == 401
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from proxy.api.auth import master_key
 from tests.api.panel import OPTIONS, Panel
 from tests.api.test_clients import ANSWER, KEY, REASONING, serving
 
@@ -32,7 +33,7 @@ def _asked_for(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(Panel(options=replace(OPTIONS, master_key=KEY))) as port:
+    with serving(Panel(options=replace(OPTIONS, keys=(master_key(KEY),)))) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from proxy.api.auth import master_key
 from tests.api.panel import OPTIONS, Panel, Teacher, fails_with
 from tests.ui.pages import Gate, Visit, page_over
 
@@ -126,7 +127,7 @@ def test_stopping_cancels_the_search(visit: Visit) -> None:
 
 
 def test_page_asks_for_the_key_and_keeps_it_for_the_tab_alone(visit: Visit, tmp_path: Path) -> None:
-    with page_over(Panel(options=replace(OPTIONS, master_key="sesame")), tmp_path) as base_url:
+    with page_over(Panel(options=replace(OPTIONS, keys=(master_key("sesame"),))), tmp_path) as base_url:
         page = visit.open(base_url)
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("Key").fill("wrong")
