@@ -1,7 +1,7 @@
 """Who may start: what requests may cost is reserved at the door and given back when they end.
 
-A request that does not fit now waits for a bounded time in a bounded queue. When something is given back, the key that
-holds least is served first, and within a key the oldest request, so that nobody starves behind a key that asks for much.
+A request that does not fit now waits for a bounded time in a bounded queue. When something is given back, the key
+that holds least is served first, and within a key the oldest request, so that nobody starves behind a busy key.
 """
 
 from __future__ import annotations
