@@ -46,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often targets are asked, and how long one question may take, in seconds."""
+    """How often targets are asked, and how long one question or a child's start may take, in seconds."""
 
     own_s: float = 2.0
     others_s: float = 10.0
@@ -54,6 +54,7 @@ class Pace:
     unreachable_s: float = 1.0
     timeout_s: float = 5.0
     examine_s: float = 120.0
+    load_s: float = 1800.0
 
 
 @dataclass(slots=True)
@@ -172,6 +173,8 @@ class Probes:
             return self._silent(target, known)
         except (httpx.HTTPError, OSError) as exc:
             known.examined, known.timeouts = False, 0
+            if target.child is not None and target.child.loading_s > self.pace.load_s:
+                target.child.restart(f"its model has been loading for {target.child.loading_s:.0f} s")
             return _unanswered(target, exc)
         known.timeouts = 0
         if target.child is not None:

@@ -91,6 +91,12 @@ class Child:
                 self.process.kill()
 
     @property
+    def loading_s(self) -> float:
+        """How long the process has been running without an answer; zero where it does not, or has answered."""
+        alive = self.process is not None and self.process.returncode is None
+        return anyio.current_time() - self._began if alive and not self.serving else 0.0
+
+    @property
     def last_line(self) -> str:
         """What the child said last on its standard error."""
         return next((line for line in reversed(self._said) if line.strip()), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -193,6 +193,24 @@ async def test_a_child_that_hangs_is_restarted_but_not_while_it_loads(tmp_path: 
     for _ in range(10):
         await found.once()
     assert len(restarts) == 1
+
+
+async def test_a_child_that_does_not_get_to_its_first_answer_is_restarted(tmp_path: Path) -> None:
+    """Stopped while it loads, it looks like one that loads for ever."""
+    restarts: list[str] = []
+
+    class Loading(Child):
+        loading_s = 100.0
+
+        def restart(self, why: str) -> None:
+            restarts.append(why)
+
+    child = Loading("scorer", "scoring", [], tmp_path / "scorer.sock")
+    target = Target("scorer", client(fails(httpx.ConnectError("no socket"))), "health", required=True, child=child)
+    await Probes((), target, replace(SOON, load_s=101)).once()
+    assert not restarts
+    await Probes((), target, replace(SOON, load_s=99)).once()
+    assert restarts == ["its model has been loading for 100 s"]
 
 
 @pytest.mark.parametrize(
