@@ -49,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="serve, send one problem through the openai client, show the steps arrive")
     demo.add_argument("--config", type=Path, help="default: config.yaml, or the embedded models where there is none")
-    _add_logging(demo)
     demo.add_argument(
         "problem", nargs="?", type=Path, help="a JSON chat request (default: one for the embedded models)"
     )
@@ -78,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     from proxy.trace import terminal
 
     terminal.add_arguments(traces)
+    for command in commands.choices.values():
+        _add_logging(command)
     return parser
 
 
@@ -100,7 +101,6 @@ def _port(argument: str) -> int:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
-    _add_logging(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -57,6 +57,8 @@ class Announcer:
             say(f"not ready: {down}", fields, level=logging.WARNING)
             return
         say(f"ready: {self.base_url}/v1 ({states['teachers'].detail})", fields)
+        if self.config.general_settings.ui:
+            say(f"watch: {self.base_url}/", {"page": f"{self.base_url}/"})
         say(f"try: {self.curl()}", {"curl": self.curl()})
 
     def curl(self) -> str:
