@@ -21,7 +21,7 @@ from proxy.processes import Child
 
 log = logging.getLogger(__name__)
 
-_HUNG_AFTER = 4
+_HUNG_AFTER = 3
 """Probes in a row without a reply after which a child that has answered before is restarted."""
 _CRASHES = 3
 """Restarts after which waiting for a child is not worth while, though it is still started again."""
