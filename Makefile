@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo serve check test lint backends test-backends test-clients test-real demo-real teachers bench-quality bench-real bench-overhead bench-scoring clean
+.PHONY: help install models demo serve check test lint backends test-backends test-clients test-ui test-real demo-real teachers bench-quality bench-real bench-overhead bench-scoring clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ test-clients: install .backends/clients/.installed  ## langchain, litellm, opena
 
 test-real: $(VENV)/.installed-real  ## searches by a real language model behind llama.cpp's own server (98 MB are fetched)
 	$(BIN)/pytest tests/real --real
+
+test-ui: install  ## the page over the embedded models, in Debian's chromium; leaves screenshots in build/screenshots
+	$(BIN)/pytest tests/ui/test_real.py --page
 
 lint: install
 	$(BIN)/ruff check .

@@ -103,7 +103,7 @@ function drawCard(pen, candidate, { x, y, width, height }) {
     context.font = `600 11px ${MONO}`;
     context.fillText(score(value), x + width - 9, y + 15.5);
   }
-  const word = isDropped(candidate) ? fateWord(candidate) : waiting ? "writing…" : "";
+  const word = isDropped(candidate) ? fateWord(candidate) : waiting ? (candidate.speculative ? "in advance…" : "writing…") : "";
   context.font = `10.5px ${SANS}`;
   context.fillStyle = isLost(candidate) ? palette.bad : palette.muted;
   context.fillText(word, x + width - (value === null ? 9 : 50), y + 15.5, 76);

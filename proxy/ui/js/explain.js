@@ -8,7 +8,8 @@ const FATES = {
   outranked: "overtaken: another chain won",
   lag: "dropped: what was already sent had chosen another branch",
   straggler: "left behind: too slow for this step",
-  cancelled: "cancelled: asked for in advance, not needed",
+  speculative: "asked for in advance, under a chain that fell",
+  unscored: "dropped: its score did not come in time",
   unfinished: "unfinished: the search ended first",
 };
 
@@ -43,7 +44,7 @@ export function fateText(candidate) {
 export function fateWord(candidate) {
   const { fate } = candidate;
   if (fate?.startsWith("failed:")) return fate.slice(7).replaceAll("_", " ");
-  return { straggler: "left behind", rank: "lower rank" }[fate] ?? fate;
+  return { straggler: "left behind", rank: "lower rank", speculative: "in advance" }[fate] ?? fate;
 }
 
 export const stoppedText = (cause) => STOPPED[cause] ?? cause;
@@ -51,7 +52,7 @@ export const stoppedText = (cause) => STOPPED[cause] ?? cause;
 export const isDropped = (candidate) => candidate.fate !== null && candidate.fate !== "won";
 
 export const isLost = (candidate) =>
-  candidate.fate === "straggler" || candidate.fate === "cancelled" || !!candidate.fate?.startsWith("failed:");
+  candidate.fate === "straggler" || (candidate.fate === "speculative" && candidate.landed_s === null) || !!candidate.fate?.startsWith("failed:");
 
 export const seconds = (value) => (value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`);
 

@@ -9,8 +9,9 @@ export function eventsOf(trace) {
     id: trace.id, model: trace.model, time: trace.time, teachers: teachersOf(trace), objective: trace.objective,
     messages: trace.messages, references: trace.references, settings: trace.settings,
   });
-  for (const candidate of trace.candidates) addCalls(candidate, end, add);
   const steps = decisions(trace, end);
+  const decidedAt = (depth) => steps[depth - 1]?.at_s ?? end;
+  for (const candidate of trace.candidates) addCalls(candidate, end, decidedAt, add);
   for (const step of steps) addDecision(step, add);
   addCommits(trace, steps, add);
   if (trace.winner) {
@@ -31,12 +32,16 @@ function teachersOf(trace) {
   return [...new Set([...named, ...trace.candidates.map((candidate) => candidate.teacher)])];
 }
 
-function addCalls(candidate, end, add) {
+function addCalls(candidate, end, decidedAt, add) {
   const { id, parent, depth, teacher, asked_s: asked, landed_s: landed, scored_s: scored } = candidate;
-  add(asked, "proposal_requested", { id, parent, depth, teacher, speculative: candidate.speculative });
+  add(asked, "proposal_requested", { id, parent, depth, teacher });
   if (landed === null || landed === undefined) {
     if (candidate.fate.startsWith("failed:")) {
       add(candidate.ended_s ?? asked, "teacher_failed", { id, teacher, kind: candidate.fate.slice(7), message: candidate.error });
+    }
+    // A call that was made in advance was stopped when its chain fell.
+    if (candidate.fate === "speculative") {
+      add(Math.max(asked, decidedAt(depth - 1)), "proposal_cancelled", { id, tokens: candidate.completion_tokens });
     }
     return;
   }
@@ -53,13 +58,16 @@ function decisions(trace, end) {
     if (!byDepth.has(candidate.depth)) byDepth.set(candidate.depth, []);
     byDepth.get(candidate.depth).push(candidate);
   }
-  const parents = new Set(trace.candidates.map((candidate) => candidate.parent));
+  const counts = (candidate) => candidate.fate !== "speculative";
+  const parents = new Set(trace.candidates.filter(counts).map((candidate) => candidate.parent));
   const won = new Set(trace.winner?.path ?? []);
   const steps = [];
   for (const [depth, all] of [...byDepth].sort(([a], [b]) => a - b)) {
-    const next = byDepth.get(depth + 1)?.filter((candidate) => !candidate.speculative);
-    const last = Math.max(...all.map((candidate) => candidate.scored_s ?? candidate.landed_s ?? candidate.asked_s));
-    const at_s = Math.min(end, next?.length ? Math.min(...next.map((candidate) => candidate.asked_s)) : last);
+    const next = byDepth.get(depth + 1);
+    const ends = all.filter(counts).map((candidate) => candidate.scored_s ?? candidate.landed_s ?? candidate.asked_s);
+    const last = Math.max(0, ...ends);
+    const after = next?.map((candidate) => candidate.asked_s).filter((asked) => asked >= last) ?? [];
+    const at_s = Math.max(steps.at(-1)?.at_s ?? 0, Math.min(end, after.length ? Math.min(...after) : last));
     const alive = all.filter((candidate) => parents.has(candidate.id) || won.has(candidate.id));
     if (!next?.length && !trace.winner) break; // it ended before this step was decided
     steps.push({ depth, at_s, all, alive });
@@ -69,13 +77,10 @@ function decisions(trace, end) {
 
 function addDecision({ depth, at_s, all, alive }, add) {
   const living = new Set(alive.map((candidate) => candidate.id));
-  for (const candidate of all) {
-    const { id, teacher, fate, error } = candidate;
+  for (const { id, teacher, fate, error, landed_s: landed } of all) {
+    const hasLanded = landed !== null && landed !== undefined;
     if (fate === "straggler") add(at_s, "teacher_failed", { id, teacher, kind: "straggler", message: error });
-    else if (fate === "cancelled") add(at_s, "proposal_cancelled", { id });
-    else if (!living.has(id) && !["won", "unfinished"].includes(fate) && !fate.startsWith("failed:")) {
-      add(Math.max(at_s, candidate.landed_s ?? at_s), "pruned", { id, reason: fate });
-    }
+    else if (hasLanded && !living.has(id) && fate !== "unfinished") add(Math.max(at_s, landed), "pruned", { id, reason: fate });
   }
   const worth = (candidate) => (candidate.score ? candidate.score.nats / (candidate.score.length || 1) : 0);
   const beam = [...alive].sort((a, b) => worth(b) - worth(a)).map((candidate) => candidate.id);

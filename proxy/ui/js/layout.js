@@ -1,4 +1,5 @@
 // Where every candidate stands: a column a step, a row a hypothesis. Pure geometry; nothing is drawn here.
+import { isDropped } from "./explain.js";
 
 export const HEADER = 30;
 
@@ -12,7 +13,7 @@ export const CARD_LIMIT = 400;
 // Cards as long as they can be read; beyond that, dots.
 export function densityFor(search) {
   const tallest = search.depths.reduce((most, depth) => Math.max(most, depth.ids.length), 0);
-  return search.candidates.size > CARD_LIMIT || tallest > 24 ? "dots" : "cards";
+  return search.candidates.size > CARD_LIMIT || tallest > 40 ? "dots" : "cards";
 }
 
 export function layoutOf(search, density) {
@@ -36,10 +37,11 @@ export function layoutOf(search, density) {
   };
 }
 
-// Undecided, candidates stand beside their parents and do not move as they land. Decided, the living come first.
+// Undecided, candidates stand beside their parents and do not move as they land; what is dropped goes below. Decided, the living come first.
 function inOrder(search, depth, rows) {
   const parentRow = (id) => rows.get(search.candidates.get(id).parent) ?? 0;
-  const byParent = (a, b) => parentRow(a) - parentRow(b) || a - b;
+  const fallen = (id) => Number(isDropped(search.candidates.get(id)));
+  const byParent = (a, b) => fallen(a) - fallen(b) || parentRow(a) - parentRow(b) || a - b;
   if (depth.decidedAt === null) return [...depth.ids].sort(byParent);
   const rank = new Map([...(depth.beam ?? []), ...depth.finished].map((id, i) => [id, i]));
   const worth = new Map(depth.ids.map((id) => [id, search.value(search.candidates.get(id)) ?? -1]));

@@ -9,6 +9,7 @@ export class Search {
     this.candidates = new Map();
     this.depths = []; // [depth - 1] = { ids, beam, finished, decidedAt }
     this.committed = [];
+    this.twins = new Map(); // a dropped candidate to the one that says the same
     this.answers = []; // { teacher, from, to, kind }
     this.scoring = []; // { id, from, to }
     this.answer = "";
@@ -75,6 +76,11 @@ export class Search {
     return this.depths[number - 1];
   }
 
+  // Whether a step is asked for before the one it builds on is decided.
+  isAhead(depth) {
+    return depth > 1 && (this.depths[depth - 2]?.decidedAt ?? null) === null;
+  }
+
   path(id) {
     const ids = [];
     for (let at = this.candidates.get(id); at; at = this.candidates.get(at.parent)) ids.unshift(at.id);
@@ -96,7 +102,7 @@ const HANDLERS = {
   },
   proposal_requested(search, event) {
     search.candidates.set(event.id, {
-      id: event.id, parent: event.parent, depth: event.depth, teacher: event.teacher, speculative: !!event.speculative,
+      id: event.id, parent: search.twins.get(event.parent) ?? event.parent, depth: event.depth, teacher: event.teacher, speculative: search.isAhead(event.depth),
       text: "", ended: null, tokens: 0, score: null, fate: null, reason: null, committed: false,
       asked_s: event.at_s, landed_s: null, scored_s: null, ended_s: null,
     });
@@ -115,7 +121,7 @@ const HANDLERS = {
     else for (const answer of search.answers) if (answer.to === null) Object.assign(answer, { to: event.at_s, kind: event.kind });
   },
   proposal_cancelled(search, event) {
-    search.set(event.id, { fate: "cancelled", reason: event.reason ?? null, ended_s: event.at_s });
+    search.set(event.id, { fate: "speculative", tokens: event.tokens ?? 0, ended_s: event.at_s });
   },
   score_requested(search, event) {
     search.scoring.push({ id: event.id, from: event.at_s, to: null });
@@ -127,6 +133,10 @@ const HANDLERS = {
   },
   pruned(search, event) {
     search.set(event.id, { fate: event.reason });
+    if (event.kept === null || event.kept === undefined) return;
+    // It was written twice: what stands under it stands under the one that is kept.
+    search.twins.set(event.id, event.kept);
+    for (const candidate of search.candidates.values()) if (candidate.parent === event.id) candidate.parent = event.kept;
   },
   step_decided(search, event) {
     const depth = search.depth(event.depth);

@@ -55,6 +55,7 @@ function figures(search, now) {
   const all = [...search.candidates.values()];
   const lost = all.filter(isLost).length;
   const tokens = all.reduce((sum, candidate) => sum + candidate.tokens, 0);
+  const ahead = all.filter((one) => one.fate === "speculative").length;
   const wasted = all.filter((one) => isDropped(one) && !isLost(one)).reduce((sum, one) => sum + one.tokens, 0);
   const last = search.candidates.get(search.committed.at(-1));
   const value = search.result?.value !== undefined && search.result?.value !== null ? Math.exp(search.result.value) : search.value(last);
@@ -63,11 +64,14 @@ function figures(search, now) {
     count(search.committed.length, "final step"),
     count(all.length, "candidate"),
     tokens ? `${count(tokens, "token")}, ${Math.round((100 * wasted) / tokens)} % dropped` : null,
-    lost ? `${lost} lost` : null,
+    ahead ? `${ahead} in advance for nothing` : null,
+    lost - aheadLost(all) ? `${lost - aheadLost(all)} lost` : null,
     search.skipped ? `${search.skipped} skipped` : null,
     value !== null && value !== undefined && search.committed.length ? `score ${score(value)}` : null,
   ].filter(Boolean);
 }
+
+const aheadLost = (all) => all.filter((one) => one.fate === "speculative" && one.landed_s === null).length;
 
 function Legend({ search }) {
   const won = new Map();

@@ -17,7 +17,7 @@ export function Timeline({ search, now, until, selected, onSelect }) {
   const [hovered, setHovered] = useState(null);
   const chart = useMemo(() => lanesOf(search, now), [search, search.count, now]);
   const room = TALLEST - AXIS - chart.groups.length * GAP;
-  const lane = Math.min(12, Math.max(1.5, room / Math.max(1, chart.lanes)));
+  const lane = Math.min(12, Math.max(0.8, room / Math.max(1, chart.lanes)));
   const height = AXIS + chart.groups.reduce((sum, group) => sum + groupHeight(group, lane) + GAP, 0);
   const span = Math.max(until ?? 0, now, 0.001);
 
@@ -103,7 +103,7 @@ function drawBar(context, bar, { colour, palette, lane, top, scale, active }) {
   const x = LABELS + bar.from * scale;
   const w = Math.max(1.5, (bar.to - bar.from) * scale);
   const y = top + bar.lane * lane;
-  const h = Math.max(1, lane - (lane > 4 ? 2 : 0.5));
+  const h = lane > 4 ? lane - 2 : lane * 0.7;
   const candidate = bar.candidate;
   const won = bar.answer || candidate?.committed || candidate?.fate === "won";
   const lost = (candidate && isLost(candidate)) || bar.answer?.kind;
