@@ -74,7 +74,7 @@ class Gate:
 def page_over(panel: Panel, folder: Path | None = None) -> Iterator[str]:
     """The page and the API over a scripted panel, whose traces go to the folder; the base URL."""
     if folder is not None:
-        panel.log = TraceLog(folder, rotate_bytes=1 << 30, provenance=Provenance())
+        panel.log = TraceLog(folder, provenance=Provenance())
         panel.store = TraceFinder(folder)
     api = panel.app
     app = Starlette(routes=[*page_routes(), *api.routes], exception_handlers=api.exception_handlers)
