@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     viewing.add_arguments(view)
     view.set_defaults(run=viewing.run)
 
+    replay = commands.add_parser("replay", help="choose again from stored searches by another score or width")
+    from proxy import replay as replaying
+
+    replaying.add_arguments(replay)
+    replay.set_defaults(run=replaying.run)
+
     traces = commands.add_parser("traces", help="list traces, show one as a tree, erase a person's")
     from proxy.trace import terminal
 

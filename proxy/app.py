@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import anyio
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -50,6 +51,9 @@ from runtime.gguf import is_gguf
 from runtime.transport import PooledTransport
 from scoring.client import ScorerClient
 from scoring.scores import available_scores
+
+_LOADING_S = 900.0
+"""How long a scorer that is started for one command may take to load its models."""
 
 
 @dataclass(slots=True)
@@ -178,6 +182,24 @@ class _Builder:
         probe = self.client("http://scorer/" if socket else f"{scorer.url}/", socket)
         remote = RemoteScorer(client, scorer.meta_prover, scorer.panel, scorer.reward_models)
         return remote, Target("scorer", probe, "health", required=True, child=child)
+
+
+@asynccontextmanager
+async def running_scorer(config: Config) -> AsyncIterator[RemoteScorer]:
+    """The scorer alone, started if it is ours; the first call waits for its models."""
+    patient = config.scorer.model_copy(update={"retry_s": max(config.scorer.retry_s, _LOADING_S)})
+    config = config.model_copy(update={"scorer": patient})
+    async with AsyncExitStack() as stack:
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cord-")))
+        builder = _Builder(config, sockets, config.segmentation.built())
+        scorer, _ = builder.scorer()
+        for client in builder.clients:
+            await stack.enter_async_context(client)
+        group = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(group.cancel_scope.cancel)
+        for child in builder.children:
+            group.start_soon(child.supervise)
+        yield scorer
 
 
 def build_parts(config: Config, sockets: Path) -> Parts:

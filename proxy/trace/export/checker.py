@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from proxy.trace.record import TraceRecord
 
@@ -11,10 +12,13 @@ _BOXED = "\\boxed{"
 
 def is_correct(record: TraceRecord) -> bool:
     """Whether the answer states a reference: as what it boxes last, else as the whole of what it says."""
-    if record.winner is None:
-        return False
-    said = _plain(final_answer(record.winner.answer))
-    return any(said == _plain(final_answer(reference)) for reference in record.references)
+    return record.winner is not None and states_reference(record.winner.answer, record.references)
+
+
+def states_reference(answer: str, references: Sequence[str]) -> bool:
+    """Whether a text's final answer is that of a reference."""
+    said = _plain(final_answer(answer))
+    return any(said == _plain(final_answer(reference)) for reference in references)
 
 
 def final_answer(text: str) -> str:
