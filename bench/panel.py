@@ -30,8 +30,7 @@ from proxy.teachers.template import ChatTemplate
 from runtime.prefix_cache import MemoryPool
 from runtime.sampling import Sampler
 from scoring.batcher import Batcher
-from scoring.engine import Engine as ScoringEngine
-from scoring.engine import Task
+from scoring.engine import ScoringEngine, Task
 from scoring.types import ScoreReply, ScoreRequest
 from serving.engine import GenerationEngine
 from serving.sequence import Delta

@@ -56,7 +56,7 @@ from runtime.checkpoints import load_checkpoint
 from runtime.prefix_cache import MemoryPool
 from runtime.transport import PooledTransport
 from scoring.batcher import Batcher
-from scoring.engine import Engine
+from scoring.engine import ScoringEngine
 from scoring.judge import Judge
 from scoring.objective import OBJECTIVES, LookAhead
 from scoring.tokens import Elicitation
@@ -164,7 +164,7 @@ class MetaProver:
                 if way not in found.batchers:
                     pool = MemoryPool(_CACHE_MB << 20)
                     judge = Judge(META, model, tokenizer, pool=pool, elicitation=Elicitation())
-                    found.batchers[way] = Batcher(Engine({META: judge}, pool))
+                    found.batchers[way] = Batcher(ScoringEngine({META: judge}, pool))
         for batcher in found.batchers.values():
             group.start_soon(batcher.run)
         return found

@@ -16,8 +16,7 @@ import statistics
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc, deque
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,8 +29,9 @@ from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from runtime.prefix_cache import MemoryPool
-from scoring.engine import Engine, Task
-from scoring.judge import Judge, Reading
+from scoring.engine import ScoringEngine, Task
+from scoring.judge import Judge
+from scoring.sequence import Sequence
 from scoring.tokens import Elicitation, Row
 from scoring.types import ScoreRequest, Tree
 
@@ -39,7 +39,7 @@ TOKENIZER = Path("miniature/checkpoints/meta")
 BEAMS, CANDIDATES, STEP, SUFFIX, ANSWER, PRIVATE = 4, 3, 100, 8, 10, 200
 
 
-def _qwen3(layers: int, width: int, heads: int, inner: int) -> Callable[[], Any]:
+def _qwen3(layers: int, width: int, heads: int, inner: int) -> abc.Callable[[], Any]:
     return lambda: Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=151_936, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
@@ -48,7 +48,7 @@ def _qwen3(layers: int, width: int, heads: int, inner: int) -> Callable[[], Any]
     )  # fmt: skip
 
 
-SHAPES: dict[str, Callable[[], Any]] = {
+SHAPES: dict[str, abc.Callable[[], Any]] = {
     "small": lambda: LlamaForCausalLM(
         LlamaConfig(
             vocab_size=32_000, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
@@ -89,15 +89,15 @@ class Bench:
     def judge(self, budget: int = 8 << 30) -> Judge:
         return Judge("m", self.model, self.tokenizer, pool=MemoryPool(budget), elicitation=Elicitation())
 
-    def engine(self, judge: Judge, tokens: int = 1 << 14) -> Engine:
-        return Engine({"m": judge}, judge._pool, batch_tokens=tokens)
+    def engine(self, judge: Judge, tokens: int = 1 << 14) -> ScoringEngine:
+        return ScoringEngine({"m": judge}, judge.pool, batch_tokens=tokens)
 
     def prefixes(self, length: int) -> list[tuple[int, ...]]:
         """One search's beams: a shared trunk, and private ends."""
         trunk = self.tokens(length - PRIVATE)
         return [trunk + self.tokens(PRIVATE) for _ in range(BEAMS)]
 
-    def candidates(self, prefixes: Sequence[tuple[int, ...]]) -> list[Row]:
+    def candidates(self, prefixes: abc.Sequence[tuple[int, ...]]) -> list[Row]:
         """One search step's rows."""
         suffix, answer = self.tokens(SUFFIX), self.tokens(ANSWER)
         rows = []
@@ -115,7 +115,7 @@ class Bench:
             return time.perf_counter()
         return time.process_time()
 
-    def timed(self, work: Callable[[], Any], repeats: int = 3) -> float:
+    def timed(self, work: abc.Callable[[], Any], repeats: int = 3) -> float:
         """The median of the seconds that a piece of work takes."""
         taken = []
         for _ in range(repeats):
@@ -140,23 +140,23 @@ def as_prefix(ids: tuple[int, ...]) -> Row:
     return Row(ids, len(ids) - 1, len(ids), len(ids))
 
 
-def read(judge: Judge, rows: Sequence[Row], tokens: int = 1 << 14) -> list[float]:
+def read(judge: Judge, rows: abc.Sequence[Row], tokens: int = 1 << 14) -> list[float]:
     """Mean log-probabilities by the engine."""
-    readings = [Reading(row) for row in rows]
-    while left := [reading for reading in readings if reading.logs is None]:
+    sequences = [Sequence(row) for row in rows]
+    while left := [sequence for sequence in sequences if sequence.logs is None]:
         judge.forward([left], tokens)
-    for reading in readings:
-        judge.close(reading)
-    return [sum(reading.logs or ()) / len(reading.logs or ()) for reading in readings]
+    for sequence in sequences:
+        judge.release(sequence)
+    return [sum(sequence.logs or ()) / len(sequence.logs or ()) for sequence in sequences]
 
 
-def distinct(rows: Sequence[Row]) -> int:
+def distinct(rows: abc.Sequence[Row]) -> int:
     """Tokens of the trie of what must be read."""
     return len({ids[: i + 1] for ids in (row.ids[: row.end - 1] for row in rows) for i in range(len(ids))})
 
 
 @contextmanager
-def peak(bench: Bench) -> Iterator[list[float]]:
+def peak(bench: Bench) -> abc.Iterator[list[float]]:
     """The most memory held during a block beyond what was held before it, in MB."""
     found = [0.0]
     if bench.cuda:
@@ -286,7 +286,7 @@ def arrivals(bench: Bench) -> list[Figure]:
     for prefixes in beams:
         read(judge, [as_prefix(prefix) for prefix in prefixes])
 
-    def run(gaps: Sequence[float]) -> tuple[float, list[float]]:
+    def run(gaps: abc.Sequence[float]) -> tuple[float, list[float]]:
         """Seconds until all are done, and the seconds that each one took, sorted; `gaps` lie between arrivals."""
         waiting = deque(zip(gaps, steps(len(gaps)), strict=True))
         began, due, arrived, taken = time.perf_counter(), 0.0, dict[Task, float](), []
@@ -304,7 +304,7 @@ def arrivals(bench: Bench) -> list[Figure]:
         made = []
         for i in range(count):
             asked = ScoreRequest(Tree((), "", ()), "step", ("m",), str(i))
-            made.append(Task(asked, [], {"m": [Reading(row) for row in bench.candidates(beams[i % 16])]}, size=0))
+            made.append(Task(asked, [], {"m": [Sequence(row) for row in bench.candidates(beams[i % 16])]}, size=0))
         return made
 
     run([0.0] * 16)
@@ -338,10 +338,10 @@ def evicted(bench: Bench, limit: float) -> Figure:
             [found] = read(judge, [row], 200)
             off = max(off, abs(found - bench.naive(row)))
         prefixes = [row.ids[: row.keep] for row in rows[::3]]
-    lost = judge._pool.evictions
-    judge._pool.shrink(0)
-    met = off <= limit and lost > 0 and judge._pool.bytes == 0
-    what = f"{lost} evictions in mid-search; {judge._pool.bytes} bytes leaked"
+    lost = judge.pool.evictions
+    judge.pool.shrink(0)
+    met = off <= limit and lost > 0 and judge.pool.bytes == 0
+    what = f"{lost} evictions in mid-search; {judge.pool.bytes} bytes leaked"
     return Figure("B8", what, f"{off:.1e} nats", f"≤ {limit:g}", met)
 
 
@@ -359,7 +359,7 @@ def main() -> int:
     cuda = options.device.startswith("cuda")
     bench = Bench(options.shape, options.device, torch.bfloat16 if cuda else torch.float32)
     half = bench if cuda else Bench(options.shape, options.device, torch.bfloat16)
-    works: list[Callable[[], Figure | list[Figure]]] = [
+    works: list[abc.Callable[[], Figure | list[Figure]]] = [
         lambda: exact(half, 0.05, "B1b"),
         *(lambda length=length: speed(bench, length, 5 if length < 4096 else 15) for length in options.lengths),
         lambda: ahead(bench),

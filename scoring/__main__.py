@@ -22,7 +22,7 @@ def main() -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from runtime.server import run
-    from scoring.engine import Engine
+    from scoring.engine import ScoringEngine
     from scoring.service import build_app
     from scoring.tokens import Elicitation
 
@@ -31,7 +31,7 @@ def main() -> int:
     templates, closings = dict(arguments.elicitation), dict(arguments.closing)
     default = Elicitation()
     try:
-        engine = Engine.load(
+        engine = ScoringEngine.load(
             dict(arguments.model),
             device=arguments.device,
             dtype=arguments.dtype,

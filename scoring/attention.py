@@ -25,13 +25,13 @@ from runtime.shapes import rounded
 NAME = "cord_tree"
 """What to set a model's attention implementation to. It then needs `plan=` in each forward."""
 
-_CALL_PAIRS = 1 << 14
+CALL_PAIRS = 1 << 14
 """What one attention of the cascade costs more than its own pairs, in (query, key) pairs. Measured on CPU."""
 
 _COPY_PAIRS = 16
 """What copying a key into the batch counts at least, in pairs: few queries must not have long prefixes copied each."""
 
-_MATH_PAIRS = 1 << 22
+MATH_PAIRS = 1 << 22
 """How many (query, key) pairs a head are scored at a time where no fused kernel gives the log-sum-exp."""
 
 
@@ -154,20 +154,20 @@ class Plan:
         queries = max(own.stop - own.start for own, _ in self.tops)
         keys = max(own.stop - own.start + above for own, above in self.tops)
         calls = len(self.runs) + sum(below.start < below.stop for below in self.below) + len(self.trunks)
-        return bool(len(self.tops) * max(queries, _COPY_PAIRS) * keys <= _CALL_PAIRS * calls)
+        return bool(len(self.tops) * max(queries, _COPY_PAIRS) * keys <= CALL_PAIRS * calls)
 
     def _cascade(self, layer: int, query: Tensor, scale: float) -> Tensor:
         new = self.layers[layer]
         out = torch.empty_like(query, dtype=torch.float32)  # merged many times: half precision would add up
         weight = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)  # log-sum-exp so far
         for own in self.runs:
-            out[:, own], weight[:, own] = _attention(query[:, own], new[:, :, own], scale, causal=True)
+            out[:, own], weight[:, own] = run_attention(query[:, own], new[:, :, own], scale, causal=True)
         for own, below in zip(self.runs, self.below, strict=True):
             if below.start < below.stop:
-                _merge(out, weight, below, *_attention(query[:, below], new[:, :, own], scale, causal=False))
+                _merge(out, weight, below, *run_attention(query[:, below], new[:, :, own], scale, causal=False))
         for trunk in self.trunks:
             seen = query[:, trunk.queries]
-            _merge(out, weight, trunk.queries, *_attention(seen, trunk.of(layer), scale, causal=False))
+            _merge(out, weight, trunk.queries, *run_attention(seen, trunk.of(layer), scale, causal=False))
         return out.to(query.dtype)
 
     def _at_once(self, layer: int, query: Tensor, scale: float) -> Tensor:
@@ -233,12 +233,12 @@ def _merge(out: Tensor, weight: Tensor, at: slice, other: Tensor, other_weight: 
     weight[:, at] = total
 
 
-def _attention(query: Tensor, kv: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+def run_attention(query: Tensor, kv: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
     """Attention of `query` (Hq, S, D) over one run `kv` (2, Hkv, T, D), with its log-sum-exp (Hq, S) in fp32."""
     key, value = kv[0], kv[1]
     heads, length, width = query.shape
     groups = heads // key.shape[0]
-    kernel = _kernel(query)
+    kernel = kernel_for(query)
     if causal:
         key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
         return kernel(query, key, value, scale, True)
@@ -251,14 +251,14 @@ def _attention(query: Tensor, kv: Tensor, scale: float, *, causal: bool) -> tupl
 _Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 
 
-def _kernel(query: Tensor) -> _Kernel:
+def kernel_for(query: Tensor) -> _Kernel:
     """The fused kernel of this device, where PyTorch has one that returns the log-sum-exp."""
     if query.device.type == "cpu" and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
         return _flash_cpu
     half = query.dtype in (torch.float16, torch.bfloat16)
     if query.device.type == "cuda" and half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256:
         return _flash_cuda
-    return _math
+    return by_formula
 
 
 def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
@@ -275,9 +275,9 @@ def _flash_cuda(query: Tensor, key: Tensor, value: Tensor, scale: float, causal:
     return out[0], weight[0]
 
 
-def _math(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+def by_formula(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     """By the formula, a slice of queries at a time."""
-    step = max(1, _MATH_PAIRS // key.shape[1])
+    step = max(1, MATH_PAIRS // key.shape[1])
     parts = []
     for first in range(0, query.shape[1], step):
         some = query[:, first : first + step]

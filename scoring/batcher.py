@@ -9,14 +9,14 @@ from __future__ import annotations
 import anyio
 from anyio import to_thread
 
-from scoring.engine import Engine, Task
+from scoring.engine import ScoringEngine, Task
 from scoring.types import ScoreReply, ScoreRequest
 
 
 class Batcher:
     """Owns the engine while `run` is running."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ScoringEngine) -> None:
         self._engine = engine
         self._waiting: dict[Task, anyio.Event] = {}
         self._arrived = anyio.Event()

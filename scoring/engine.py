@@ -1,4 +1,4 @@
-"""Many searches on one device: requests become readings under each model, forward by forward, shared and fair.
+"""Many searches on one device: requests become sequences under each model, forward by forward, shared and fair.
 
 Nothing waits for a batch to end: each forward takes what every request in progress needs next, an equal share of the
 token budget for every search and the rest to the oldest, and a request is answered as soon as its own rows are read.
@@ -11,20 +11,21 @@ import gc
 import hashlib
 import logging
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import abc, deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from runtime.prefix_cache import MemoryPool
 from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
 from scoring.grader import Grader, is_grader
-from scoring.judge import Ahead, Judge, Reading
+from scoring.judge import Judge
 from scoring.objective import Marks, Passage, objective
 from scoring.remote import Address, RemoteJudge
-from scoring.tokens import Elicitation
+from scoring.sequence import FollowUp, Sequence
+from scoring.tokens import Elicitation, Encoder, Row
 from scoring.types import CandidateScore, ScoreRequest
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,51 @@ _CALM_STEPS = 256
 """After so many forwards without an out-of-memory error, twice as many tokens are tried again."""
 
 
-Reader = Judge | Grader | RemoteJudge
+class Reader(Protocol):
+    """A model that gives sequences their log-probabilities: in steps on our device, or whole where `reads_at_once`."""
+
+    name: str
+    encoder: Encoder
+    forwarded: int
+    reused: int
+
+    @property
+    def grades(self) -> bool:
+        """Whether it is a reward model."""
+        ...
+
+    @property
+    def reads_at_once(self) -> bool:
+        """Whether `read` does all of its work, and `forward` none."""
+        ...
+
+    def check(self, rows: abc.Sequence[Row]) -> int:
+        """The bytes of cache that these rows need at the same time, at most.
+
+        Raises:
+            BadScoreRequest: it cannot read them.
+        """
+        ...
+
+    def read(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Where `reads_at_once`, read whole sequences; blocks, and may be called from any thread.
+
+        Raises:
+            ScoringError: the model is away, or refuses them.
+        """
+        ...
+
+    def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:
+        """Otherwise, read on in one forward of so many tokens at most; each search gets an equal share."""
+        ...
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back what a sequence holds."""
+        ...
+
+    def close(self) -> None:
+        """Close connections, if there are any."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +93,7 @@ class Task:
 
     request: ScoreRequest
     passages: list[Passage]
-    readings: dict[str, list[Reading]]
+    sequences: dict[str, list[Sequence]]
     size: int
     arrived: float = field(default_factory=time.monotonic)
     began: float | None = None
@@ -60,28 +105,28 @@ class Task:
 
     @property
     def complete(self) -> bool:
-        return all(reading.logs is not None for reading in self.all_readings())
+        return all(sequence.logs is not None for sequence in self.all_sequences())
 
     @property
     def forwarded(self) -> int:
         """Tokens that ran through a model because of this request."""
-        return sum(reading.fresh for reading in self.all_readings())
+        return sum(sequence.fresh for sequence in self.all_sequences())
 
-    def all_readings(self) -> Iterable[Reading]:
-        for readings in self.readings.values():
-            yield from readings
+    def all_sequences(self) -> abc.Iterable[Sequence]:
+        for sequences in self.sequences.values():
+            yield from sequences
 
     def combine(self) -> tuple[CandidateScore, ...]:
-        """Each candidate's score, once every reading is done."""
+        """Each candidate's score, once every sequence is done."""
         tree = self.request.tree
         found: list[list[list[Marks]]] = [[] for _ in tree.candidates]
         for i, passage in enumerate(self.passages):
             parts = []
             for name in self.request.models:
-                reading = self.readings[name][i]
-                assert reading.logs is not None
+                sequence = self.sequences[name][i]
+                assert sequence.logs is not None
                 size = len(passage.scored.encode())
-                parts.append(Marks(name, reading.logs, size, reading.answer, passage.weight))
+                parts.append(Marks(name, sequence.logs, size, sequence.answer, passage.weight))
             if tree.proposed:
                 parts.append(Marks("proposer", (tree.proposed[passage.candidate],), len(passage.scored.encode())))
             found[passage.candidate].append(parts)
@@ -89,12 +134,12 @@ class Task:
         return tuple(combine(text, parts) for text, parts in zip(tree.candidates, found, strict=True))
 
 
-class Engine:
+class ScoringEngine:
     """Several judges sharing one device and one memory budget.
 
     In-process use:
 
-        engine = Engine.load({"meta": "path/to/model"})
+        engine = ScoringEngine.load({"meta": "path/to/model"})
         tree = Tree((Message("user", "2+2?"),), "", ("### Step 1. Two and two.\\n\\n",), ("4",))
         [task] = engine.score([ScoreRequest(tree, "predictive", ("meta",))])
         print(task.error or task.scores[0].nats)
@@ -102,7 +147,7 @@ class Engine:
 
     def __init__(
         self,
-        judges: Mapping[str, Reader],
+        judges: abc.Mapping[str, Reader],
         pool: MemoryPool,
         *,
         batch_tokens: int = 4096,
@@ -121,15 +166,15 @@ class Engine:
     @classmethod
     def load(
         cls,
-        models: Mapping[str, str],
+        models: abc.Mapping[str, str],
         *,
         device: str = "auto",
         dtype: str = "auto",
         kv_budget_mb: int = 1024,
         pool: MemoryPool | None = None,
         batch_tokens: int = 4096,
-        elicitations: Mapping[str, Elicitation] | None = None,
-    ) -> Engine:
+        elicitations: abc.Mapping[str, Elicitation] | None = None,
+    ) -> ScoringEngine:
         """Load checkpoints by name, folders, hub names or addresses (`scoring.remote.Address`) of served models.
 
         `kv_budget_mb` MiB of cache are for all of them, or a `pool` that other engines use too (not at the same time);
@@ -165,7 +210,7 @@ class Engine:
             raise BadScoreRequest("one number a candidate is needed", param="tree.proposed")
         wanted = objective(request.objective)
         passages = wanted.passages(request)
-        readings, size = {}, 0
+        sequences, size = {}, 0
         for name in request.models:
             judge = self.judges[name]
             if judge.grades != wanted.graded:
@@ -173,18 +218,18 @@ class Engine:
                 raise BadScoreRequest(f"{name} is {kind}: it cannot tell {request.objective}", param="models")
             rows = [judge.encoder.row(tree.messages, passage) for passage in passages]
             size += judge.check(rows)
-            readings[name] = [
-                Reading(row, Ahead(tree.messages, passage) if passage.ahead else None)
+            sequences[name] = [
+                Sequence(row, FollowUp(tree.messages, passage) if passage.ahead else None)
                 for row, passage in zip(rows, passages, strict=True)
             ]
         if size > self.pool.budget:
             message = f"all models together would need {size >> 20} MiB; the budget is {self.pool.budget >> 20}"
             raise BadScoreRequest(message, param="models", code="kv_budget_exceeded")
-        return Task(request, passages, readings, size)
+        return Task(request, passages, sequences, size)
 
     def fetches(self, task: Task) -> bool:
         """Whether one of its models does not take part in the steps."""
-        return any(not isinstance(self.judges[name], Judge) for name in task.readings)
+        return any(self.judges[name].reads_at_once for name in task.sequences)
 
     def fetch(self, task: Task) -> None:
         """Have its rows read by those of its models that do it at once, elsewhere or whole, before it is added; blocks.
@@ -192,10 +237,9 @@ class Engine:
         Raises:
             ScoringError: as `RemoteJudge.read`.
         """
-        for name, readings in task.readings.items():
-            judge = self.judges[name]
-            if not isinstance(judge, Judge):
-                judge.read(readings)
+        for name, sequences in task.sequences.items():
+            if self.judges[name].reads_at_once:
+                self.judges[name].read(sequences)
 
     def add(self, task: Task) -> None:
         """Have a task worked on by the next steps. May be called from any thread."""
@@ -218,8 +262,8 @@ class Engine:
             task.began = task.began or time.monotonic()
             task.together = max(task.together, len(admitted))
         for name, judge in self.judges.items():
-            wanting = [task for task in admitted if name in task.readings and task.error is None]
-            if wanting and isinstance(judge, Judge):
+            wanting = [task for task in admitted if name in task.sequences and task.error is None]
+            if wanting and not judge.reads_at_once:
                 self._forward(judge, wanting)
         ended = [task for task in self._running if task.cancelled or task.error is not None or task.complete]
         for task in ended:
@@ -227,7 +271,7 @@ class Engine:
         self._running = [task for task in self._running if task.ended is None]
         return ended
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Task]:
+    def score(self, requests: abc.Sequence[ScoreRequest]) -> list[Task]:
         """Score requests together, each as if it were alone. A bad one gets its `error`, the others their `scores`."""
         tasks = []
         for request in requests:
@@ -245,8 +289,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the connections to models that are served elsewhere."""
         for judge in self.judges.values():
-            if isinstance(judge, RemoteJudge):
-                judge.disconnect()
+            judge.close()
 
     def _admitted(self) -> list[Task]:
         """The oldest tasks whose trees fit into the budget together; work ahead only when there is no other."""
@@ -259,11 +302,11 @@ class Engine:
             admitted.append(task)
         return admitted
 
-    def _forward(self, judge: Judge, tasks: Sequence[Task]) -> None:
-        searches: dict[str, list[Reading]] = {}
+    def _forward(self, judge: Reader, tasks: abc.Sequence[Task]) -> None:
+        searches: dict[str, list[Sequence]] = {}
         for task in tasks:
             searches.setdefault(task.request.request_id, []).extend(
-                reading for reading in task.readings[judge.name] if reading.logs is None
+                sequence for sequence in task.sequences[judge.name] if sequence.logs is None
             )
         try:
             judge.forward(list(filter(None, searches.values())), self._tokens)
@@ -278,7 +321,7 @@ class Engine:
             if self._calm >= _CALM_STEPS:
                 self._tokens, self._calm = min(self.batch_tokens, 2 * self._tokens), 0
 
-    def _shrink(self, name: str, tasks: Sequence[Task], exc: torch.OutOfMemoryError) -> None:
+    def _shrink(self, name: str, tasks: abc.Sequence[Task], exc: torch.OutOfMemoryError) -> None:
         """Give back what nobody uses, and try fewer tokens at a time from the next step on."""
         self.pool.shrink(0)
         self._calm = 0
@@ -292,15 +335,15 @@ class Engine:
         torch.cuda.empty_cache()
 
     def _end(self, task: Task) -> None:
-        for name, readings in task.readings.items():
-            for reading in readings:
-                self.judges[name].close(reading)
+        for name, sequences in task.sequences.items():
+            for sequence in sequences:
+                self.judges[name].release(sequence)
         task.ended = time.monotonic()
         if task.error is None and not task.cancelled:
             task.scores = task.combine()
 
 
-def _revision(models: Mapping[str, str]) -> str:
+def _revision(models: abc.Mapping[str, str]) -> str:
     """What identifies these models in a trace: their names, and the contents of small checkpoints."""
     digest = hashlib.sha256()
     for name, location in sorted(models.items()):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import abc
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from runtime.checkpoints import checkpoint, checkpoint_options, load_checkpoint
-from scoring.judge import Reading, check_length
+from scoring.judge import check_length
+from scoring.sequence import Sequence
 from scoring.tokens import Elicitation, Encoder, Row
 
 
@@ -29,6 +30,7 @@ class Grader:
     """
 
     grades = True
+    reads_at_once = True
 
     def __init__(self, name: str, model: Any, tokenizer: Any, *, elicitation: Elicitation) -> None:
         self.name = name
@@ -45,21 +47,27 @@ class Grader:
         model, tokenizer = load_checkpoint(AutoModelForSequenceClassification, location, device, dtype)
         return cls(name, model, tokenizer, elicitation=elicitation)
 
-    def check(self, rows: Sequence[Row]) -> int:
+    def check(self, rows: abc.Sequence[Row]) -> int:
         """As `Judge.check`; nothing is taken from the memory for keys and values."""
         check_length(self.name, max((len(row.ids) for row in rows), default=0), self._longest)
         return 0
 
     @torch.inference_mode()
-    def read(self, readings: Sequence[Reading]) -> None:
-        """Grade all readings: `logs` is the log-probability of "good" alone. Blocks; callable from any thread."""
-        for reading in readings:
-            ids = torch.tensor([reading.row.ids], device=self._model.device)
+    def read(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Grade all sequences: `logs` is the log-probability of "good" alone. Blocks; callable from any thread."""
+        for sequence in sequences:
+            ids = torch.tensor([sequence.row.ids], device=self._model.device)
             with self._lock:
                 logits = self._model(input_ids=ids, use_cache=False).logits[0].float()  # (classes,)
-                self.forwarded += len(reading.row.ids)
+                self.forwarded += len(sequence.row.ids)
             good = logits.log_softmax(-1)[-1] if len(logits) > 1 else torch.nn.functional.logsigmoid(logits[0])
-            reading.logs, reading.fresh = (good.item(),), len(reading.row.ids)
+            sequence.logs, sequence.fresh = (good.item(),), len(sequence.row.ids)
 
-    def close(self, reading: Reading) -> None:
-        """Nothing is held here."""
+    def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:
+        """After `read` there is nothing left to do."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """There are no connections."""

@@ -7,8 +7,7 @@ something is scored, a few positions at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import abc
 from typing import Any
 
 import torch
@@ -21,9 +20,8 @@ from runtime.prefix_cache import MemoryPool, Node, PrefixCache
 from runtime.shapes import rounded
 from scoring.attention import NAME, Plan
 from scoring.errors import BadScoreRequest, UnsupportedModel
-from scoring.objective import Passage
+from scoring.sequence import FollowUp, Sequence
 from scoring.tokens import Elicitation, Encoder, Row
-from scoring.types import Message
 
 _LOGIT_BYTES = 1 << 26
 """How much of the logits, tokens x vocabulary in fp32, exists at a time."""
@@ -33,46 +31,6 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 _ROUNDED = 4.0
 """From so many nats on, rounding errors grow with the number: they may be larger by as much."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """What is scored after the model has gone on by itself, and under which conversation."""
-
-    messages: tuple[Message, ...]
-    passage: Passage
-
-
-@dataclass(eq=False, slots=True)
-class Reading:
-    """A row on its way through a model. `logs` are the log-probabilities of its scored tokens once it is done, and
-    `answer` what the model has written, if it was to. One that looks `ahead` goes on with another row once the model
-    has written.
-    """
-
-    row: Row
-    ahead: Ahead | None = None
-    at: Node | None = None
-    fresh: int = 0
-    written: list[int] = field(default_factory=list)
-    answer: str = ""
-    logs: tuple[float, ...] | None = None
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.row.ids + tuple(self.written)
-
-    @property
-    def goal(self) -> int:
-        """How many tokens must be read: the last scored one only if something may follow it."""
-        if self.row.write:
-            return len(self.row.ids) + len(self.written)
-        return max(self.row.keep, self.row.end - 1)
-
-    @property
-    def left(self) -> int:
-        """Tokens still to read, as far as known."""
-        return self.goal - (self.at.depth if self.at is not None else 0)
 
 
 def check_length(name: str, tokens: int, longest: int) -> None:
@@ -86,6 +44,7 @@ class Judge:
     """One model with its tokenizer, its tree in a pool of memory, and its counters."""
 
     grades = False
+    reads_at_once = False
 
     def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: MemoryPool, elicitation: Elicitation) -> None:
         """Raises `UnsupportedModel` for a model that this engine would not score exactly."""
@@ -95,9 +54,9 @@ class Judge:
         self.encoder = Encoder(tokenizer, elicitation)
         self.forwarded = 0
         self.reused = 0
-        self._model = model.eval()
+        self.model = model.eval()
         self._longest = int(model.config.max_position_embeddings)
-        self._pool = pool
+        self.pool = pool
         self._cache = PrefixCache(pool, _bytes_per_token(model))
         self._attend_exactly()
 
@@ -114,7 +73,7 @@ class Judge:
         """What a cached token takes."""
         return self._cache.bytes_per_token
 
-    def check(self, rows: Sequence[Row]) -> int:
+    def check(self, rows: abc.Sequence[Row]) -> int:
         """The bytes that these rows need at the same time, at most.
 
         Raises:
@@ -126,58 +85,64 @@ class Judge:
             if row.end <= row.start and not row.write:
                 raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
         size = _distinct(rows) * self.bytes_per_token
-        if size > self._pool.budget:
-            message = f"{self.name} would need {size >> 20} MiB for this tree; its budget is {self._pool.budget >> 20}"
+        if size > self.pool.budget:
+            message = f"{self.name} would need {size >> 20} MiB for this tree; its budget is {self.pool.budget >> 20}"
             raise BadScoreRequest(message, param="tree", code="kv_budget_exceeded")
         return size
 
-    def close(self, reading: Reading) -> None:
-        """Whatever nobody else needs and none will read again goes; the rest may be dropped from now on."""
-        if reading.at is not None:
-            self._cache.release(reading.at)
-            reading.at = None
+    def close(self) -> None:
+        """There are no connections."""
+
+    def read(self, sequences: abc.Sequence[Sequence]) -> None:
+        """All reading is done by `forward`."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Frees the ephemeral nodes of a sequence that nothing else needs; the others become evictable."""
+        if sequence.at is not None:
+            self._cache.release(sequence.at)
+            sequence.at = None
 
     @torch.inference_mode()
-    def forward(self, searches: Sequence[Sequence[Reading]], tokens: int) -> None:
-        """Read on in one forward of so many new tokens at most, and score the readings that come to their end.
+    def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:
+        """Read on in one forward of so many new tokens at most, and score the sequences that come to their end.
 
         Every search gets an equal share; what is left over goes to the first.
 
         Raises:
-            torch.OutOfMemoryError: as the device does; every reading is then where it was.
+            torch.OutOfMemoryError: as the device does; every sequence is then where it was.
         """
-        readings = [reading for search in searches for reading in search]
-        before = [(reading, reading.at, reading.fresh) for reading in readings]
+        sequences = [sequence for search in searches for sequence in search]
+        before = [(sequence, sequence.at, sequence.fresh) for sequence in sequences]
         new: list[Node] = []
         for search in searches:
             share = max(1, tokens // len(searches))
-            for reading in search:
-                share -= self._walk(reading, share, new)
-        left = tokens - sum(reading.fresh - fresh for reading, _, fresh in before)
-        for reading in readings:
-            left -= self._walk(reading, left, new)
+            for sequence in search:
+                share -= self._walk(sequence, share, new)
+        left = tokens - sum(sequence.fresh - fresh for sequence, _, fresh in before)
+        for sequence in sequences:
+            left -= self._walk(sequence, left, new)
         try:
             if new:
                 self._run(Plan.over(self._cache.root, new))
-            ended = [reading for reading in readings if reading.left == 0]
-            self._score([reading for reading in ended if not reading.row.write])
-            self._write([reading for reading in ended if reading.row.write])
+            ended = [sequence for sequence in sequences if sequence.left == 0]
+            self._score([sequence for sequence in ended if not sequence.row.write])
+            self._write([sequence for sequence in ended if sequence.row.write])
         except BaseException:
-            for reading, at, fresh in before:
-                self._take_back(reading, at, fresh)
+            for sequence, at, fresh in before:
+                self._take_back(sequence, at, fresh)
             raise
 
-    def _walk(self, reading: Reading, allowed: int, planned: list[Node]) -> int:
+    def _walk(self, sequence: Sequence, allowed: int, planned: list[Node]) -> int:
         """Follow what is known, and plan up to `allowed` tokens more; how many it were."""
-        ids, goal = reading.ids, reading.goal
-        if reading.at is None:
-            self._move(reading, self._cache.root)
-        before = reading.fresh
-        for stop, ephemeral in ((min(reading.row.keep, goal), False), (goal, True)):
-            assert reading.at is not None
-            known = self._cache.match(reading.at, ids[reading.at.depth : stop])
-            self.reused += known.depth - reading.at.depth
-            self._move(reading, known)
+        ids, goal = sequence.ids, sequence.goal
+        if sequence.at is None:
+            self._move(sequence, self._cache.root)
+        before = sequence.fresh
+        for stop, ephemeral in ((min(sequence.row.keep, goal), False), (goal, True)):
+            assert sequence.at is not None
+            known = self._cache.match(sequence.at, ids[sequence.at.depth : stop])
+            self.reused += known.depth - sequence.at.depth
+            self._move(sequence, known)
             if not ephemeral:
                 for node in known.upwards():
                     node.ephemeral = False
@@ -185,39 +150,39 @@ class Judge:
                 step = self._cache.extend(
                     known, ids[known.depth : min(stop, known.depth + allowed)], ephemeral=ephemeral
                 )
-                reading.at = step
+                sequence.at = step
                 planned.append(step)
-                reading.fresh += len(step.tokens)
+                sequence.fresh += len(step.tokens)
                 allowed -= len(step.tokens)
-            if reading.at.depth < stop:
+            if sequence.at.depth < stop:
                 break
-        return reading.fresh - before
+        return sequence.fresh - before
 
-    def _move(self, reading: Reading, node: Node) -> None:
-        """Hold the node that the reading has come to, and no longer the one it was at."""
+    def _move(self, sequence: Sequence, node: Node) -> None:
+        """Hold the node that the sequence has come to, and no longer the one it was at."""
         self._cache.acquire(node)
-        if reading.at is not None:
-            reading.at.ref_count -= 1
-        reading.at = node
+        if sequence.at is not None:
+            sequence.at.ref_count -= 1
+        sequence.at = node
 
-    def _take_back(self, reading: Reading, at: Node | None, fresh: int) -> None:
-        """Return a reading that waits for what was planned, and never ran, to where it was."""
-        if reading.at is not None and reading.at.memory is None and reading.at is not self._cache.root:
+    def _take_back(self, sequence: Sequence, at: Node | None, fresh: int) -> None:
+        """Return a sequence that waits for what was planned, and never ran, to where it was."""
+        if sequence.at is not None and sequence.at.memory is None and sequence.at is not self._cache.root:
             if at is not None:
                 self._cache.acquire(at)
-            self._cache.release(reading.at)
-            reading.at, reading.fresh = at, fresh
+            self._cache.release(sequence.at)
+            sequence.at, sequence.fresh = at, fresh
 
     def _run(self, plan: Plan) -> None:
-        ids, positions = plan.inputs(self._model.device)
-        output = self._model.base_model(input_ids=ids, position_ids=positions, use_cache=False, plan=plan)
+        ids, positions = plan.inputs(self.model.device)
+        output = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False, plan=plan)
         for node, memory in zip(plan.nodes, plan.memories(output.last_hidden_state[0]), strict=True):
             node.memory = memory
         self.forwarded += plan.size
 
-    def _score(self, readings: Sequence[Reading]) -> None:
-        """The log-probabilities of what is scored in readings that have come to their end; equal rows once."""
-        rows = {reading.row: reading.at for reading in readings}
+    def _score(self, sequences: abc.Sequence[Sequence]) -> None:
+        """The log-probabilities of what is scored in sequences that have come to their end; equal rows once."""
+        rows = {sequence.row: sequence.at for sequence in sequences}
         spans = [(row, node) for row, node in rows.items() if node is not None]
         if not spans:
             return
@@ -225,12 +190,12 @@ class Judge:
         targets = torch.tensor([token for row, _ in spans for token in row.ids[row.start : row.end]])
         logs = iter(self._log_probs(hidden, targets.to(hidden.device)).tolist())
         found = {row: tuple(next(logs) for _ in range(row.start, row.end)) for row, _ in spans}
-        for reading in readings:
-            reading.logs = found[reading.row]
+        for sequence in sequences:
+            sequence.logs = found[sequence.row]
 
     def _log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """log p of each of T targets, predicted from `hidden` (T, E), without all logits at once: (T,)."""
-        head = self._model.get_output_embeddings()
+        head = self.model.get_output_embeddings()
         step = max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
         parts = []
         for first in range(0, len(targets), step):
@@ -241,44 +206,44 @@ class Judge:
             parts.append(picked - logits.logsumexp(-1))
         return torch.cat(parts)
 
-    def _write(self, readings: Sequence[Reading]) -> None:
-        """The likeliest next token of each reading that writes; it is read in the next forward, or was the last."""
-        if not readings:
+    def _write(self, sequences: abc.Sequence[Sequence]) -> None:
+        """The likeliest next token of each sequence that writes; it is read in the next forward, or was the last."""
+        if not sequences:
             return
-        nodes = [reading.at for reading in readings if reading.at is not None]
+        nodes = [sequence.at for sequence in sequences if sequence.at is not None]
         hidden = torch.cat([hidden_between(node, node.depth - 1, node.depth) for node in nodes])  # (R, E)
         padded = functional.pad(hidden, (0, 0, 0, rounded(len(hidden)) - len(hidden)))
-        likeliest = self._model.get_output_embeddings()(padded)[: len(hidden)].argmax(-1).tolist()
-        for reading, token in zip(readings, likeliest, strict=True):
-            reading.written.append(token)
-            full = len(reading.written) >= reading.row.write
-            if reading.ahead is not None:
-                if full or self.encoder.ends_ahead(reading.ahead.passage, reading.written):
-                    self._go_on(reading, reading.ahead)
-            elif full or self.encoder.ends_answer(reading.written):
-                self._answer(reading)
+        likeliest = self.model.get_output_embeddings()(padded)[: len(hidden)].argmax(-1).tolist()
+        for sequence, token in zip(sequences, likeliest, strict=True):
+            sequence.written.append(token)
+            full = len(sequence.written) >= sequence.row.write
+            if sequence.ahead is not None:
+                if full or self.encoder.ends_ahead(sequence.ahead.passage, sequence.written):
+                    self._go_on(sequence, sequence.ahead)
+            elif full or self.encoder.ends_answer(sequence.written):
+                self._answer(sequence)
 
-    def _answer(self, reading: Reading) -> None:
-        """Score the answer that a reading has written."""
-        known = len(reading.row.ids)
-        row = Row(reading.ids, known, known + len(reading.written), reading.row.keep)
-        whole = Reading(row, at=reading.at)
+    def _answer(self, sequence: Sequence) -> None:
+        """Score the answer that a sequence has written."""
+        known = len(sequence.row.ids)
+        row = Row(sequence.ids, known, known + len(sequence.written), sequence.row.keep)
+        whole = Sequence(row, at=sequence.at)
         self._score([whole])
-        reading.logs, reading.answer = whole.logs, self.encoder.answer(reading.written)
-        reading.written.pop()  # nothing follows it, so it is never read
+        sequence.logs, sequence.answer = whole.logs, self.encoder.answer(sequence.written)
+        sequence.written.pop()  # nothing follows it, so it is never read
 
-    def _go_on(self, reading: Reading, ahead: Ahead) -> None:
-        """Have what is scored read after the step that a reading has written. Known beginnings are found again.
+    def _go_on(self, sequence: Sequence, ahead: FollowUp) -> None:
+        """Have what is scored read after the step that a sequence has written. Known beginnings are found again.
 
         A step that takes more tokens to read than there is room for is left out.
         """
-        reading.answer = self.encoder.further_step(ahead.passage, reading.written)
-        row = self.encoder.row_after(ahead.messages, ahead.passage, reading.answer)
-        if row.longest > reading.row.longest:
-            reading.answer = ""
+        sequence.answer = self.encoder.further_step(ahead.passage, sequence.written)
+        row = self.encoder.row_after(ahead.messages, ahead.passage, sequence.answer)
+        if row.longest > sequence.row.longest:
+            sequence.answer = ""
             row = self.encoder.row_after(ahead.messages, ahead.passage, "")
-        self.close(reading)
-        reading.row, reading.ahead, reading.written = row, None, []
+        self.release(sequence)
+        sequence.row, sequence.ahead, sequence.written = row, None, []
 
     def _attend_exactly(self) -> None:
         """Read a small tree by this engine and plainly, and refuse a model for which they differ.
@@ -287,36 +252,36 @@ class Judge:
         is scored wrongly here is refused here.
         """
         size = min(24, self._longest)
-        ids = tuple((7 * i + 3) % self._model.get_output_embeddings().weight.shape[0] for i in range(size))
+        ids = tuple((7 * i + 3) % self.model.get_output_embeddings().weight.shape[0] for i in range(size))
         rows = [Row(ids[:8], 4, 8, 8), Row(ids, 8, size, size), Row(ids[:6] + ids[9:12], 6, 9, 6)]
-        self._model.set_attn_implementation("eager")
+        self.model.set_attn_implementation("eager")
         wanted = [self._plainly(row) for row in rows]
-        readings = [Reading(row) for row in rows]
+        sequences = [Sequence(row) for row in rows]
         try:
-            self._model.set_attn_implementation(NAME)
+            self.model.set_attn_implementation(NAME)
             for tokens in (5, 2 * size):
-                self.forward([readings], tokens)
+                self.forward([sequences], tokens)
         except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
             if isinstance(exc, torch.OutOfMemoryError):
                 raise
             raise UnsupportedModel(f"{self.name}: this model cannot be read as a tree: {exc}") from exc
         off = max(
             abs(got - want) / max(1.0, abs(want) / _ROUNDED)
-            for reading, logs in zip(readings, wanted, strict=True)
-            for got, want in zip(reading.logs or (float("inf"),) * len(logs), logs, strict=True)
+            for sequence, logs in zip(sequences, wanted, strict=True)
+            for got, want in zip(sequence.logs or (float("inf"),) * len(logs), logs, strict=True)
         )
-        for reading in readings:
-            self.close(reading)
+        for sequence in sequences:
+            self.release(sequence)
         self._cache.clear()
         self.forwarded = self.reused = 0
-        if not off <= _TOLERANCE[self._model.dtype]:
+        if not off <= _TOLERANCE[self.model.dtype]:
             raise UnsupportedModel(f"{self.name}: scores would be off by {off:.3g} nats a token")
 
     @torch.inference_mode()
     def _plainly(self, row: Row) -> list[float]:
         """The log-probabilities of a row by the model's own forward."""
-        ids = torch.tensor([row.ids], device=self._model.device)
-        logs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0].float(), -1)
+        ids = torch.tensor([row.ids], device=self.model.device)
+        logs = torch.log_softmax(self.model(input_ids=ids, use_cache=False).logits[0].float(), -1)
         return [float(logs[at - 1, row.ids[at]]) for at in range(row.start, row.end)]
 
 
@@ -337,7 +302,7 @@ def _bytes_per_token(model: Any) -> int:
     return kv_bytes_per_token(model) + int(model.config.hidden_size * model.dtype.itemsize)
 
 
-def _distinct(rows: Sequence[Row]) -> int:
+def _distinct(rows: abc.Sequence[Row]) -> int:
     """How many tokens a tree of these rows has, with what may be written after them."""
     total = 0
     last: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import abc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,19 +21,19 @@ from transformers import AutoTokenizer
 
 from runtime.checkpoints import checkpoint
 from scoring.errors import BadScoreRequest, ScorerUnavailable
-from scoring.judge import Reading
+from scoring.sequence import Sequence
 from scoring.tokens import Elicitation, Encoder, Row
 
 _AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class RemoteServer:
     """How a server is asked for a row's log-probabilities, and where they are in what it says."""
 
     path: str
-    body: Callable[[Row, str], dict[str, Any]]
-    logs: Callable[[Row, Any], list[float]]
+    body: abc.Callable[[Row, str], dict[str, Any]]
+    logs: abc.Callable[[Row, Any], list[float]]
     grades: bool = False
 
 
@@ -56,8 +56,8 @@ def _class_log(row: Row, reply: Any) -> list[float]:
     return [math.log(max(reply["data"][0]["probs"][-1], 1e-30))]
 
 
-DIALECTS = {
-    "vllm": Dialect(
+REMOTE_SERVERS = {
+    "vllm": RemoteServer(
         "completions",
         lambda row, model: {
             "model": model,
@@ -68,7 +68,7 @@ DIALECTS = {
         },
         _vllm_logs,
     ),
-    "sglang": Dialect(
+    "sglang": RemoteServer(
         "generate",
         lambda row, model: {
             "input_ids": list(row.ids[: row.end]),
@@ -78,7 +78,7 @@ DIALECTS = {
         },
         _sglang_logs,
     ),
-    "classify": Dialect(
+    "classify": RemoteServer(
         "classify",
         lambda row, model: {"model": model, "input": list(row.ids)},
         _class_log,
@@ -94,7 +94,7 @@ class Address:
     The tokenizer is the model's own unless said otherwise; `key` names the environment variable of an API key.
     """
 
-    dialect: str
+    server: str
     url: str
     model: str
     tokenizer: str
@@ -111,8 +111,8 @@ class Address:
         dialect, plus, scheme = parts.scheme.partition("+")
         if not plus or scheme not in ("http", "https"):
             return None
-        if dialect not in DIALECTS:
-            raise ValueError(f"{location}: {dialect} is none of {', '.join(DIALECTS)}")
+        if dialect not in REMOTE_SERVERS:
+            raise ValueError(f"{location}: {dialect} is none of {', '.join(REMOTE_SERVERS)}")
         if not parts.fragment:
             raise ValueError(f"{location}: #MODEL is missing")
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -121,7 +121,9 @@ class Address:
 
 
 class RemoteJudge:
-    """One served model. Scores rows as a `Judge` does, with nothing of its own to forward or to keep."""
+    """One served model. It reads rows whole and keeps nothing of them."""
+
+    reads_at_once = True
 
     def __init__(
         self,
@@ -138,8 +140,8 @@ class RemoteJudge:
         self.forwarded = 0
         self.reused = 0
         self._address = address
-        self._dialect = DIALECTS[address.dialect]
-        self.grades = self._dialect.grades
+        self._server = REMOTE_SERVERS[address.server]
+        self.grades = self._server.grades
         self._client = httpx.Client(
             base_url=address.url, timeout=timeout_s, headers={"authorization": f"Bearer {key}"} if key else {}
         )
@@ -152,7 +154,7 @@ class RemoteJudge:
             tokenizer = AutoTokenizer.from_pretrained(address.tokenizer)
         return cls(name, address, tokenizer, elicitation=elicitation)
 
-    def check(self, rows: Sequence[Row]) -> int:
+    def check(self, rows: abc.Sequence[Row]) -> int:
         """As `Judge.check`; no memory is needed here, and only the server knows how much it can read."""
         for row in rows:
             if row.write:
@@ -161,31 +163,34 @@ class RemoteJudge:
                 raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
         return 0
 
-    def read(self, readings: Sequence[Reading]) -> None:
-        """Have the log-probabilities of all readings told, equal rows once. Blocks; may be called from any thread.
+    def read(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Have the log-probabilities of all sequences told, equal rows once. Blocks; may be called from any thread.
 
         Raises:
             BadScoreRequest: the server refused a row.
             ScorerUnavailable: it does not answer, or not as its dialect does.
         """
-        rows = list(dict.fromkeys(reading.row for reading in readings))
+        rows = list(dict.fromkeys(sequence.row for sequence in sequences))
         found = dict(zip(rows, self._threads.map(self._ask, rows), strict=True))
-        for reading in readings:
-            reading.logs = found[reading.row]
-            reading.fresh = len(reading.row.ids)
-            self.forwarded += reading.fresh
+        for sequence in sequences:
+            sequence.logs = found[sequence.row]
+            sequence.fresh = len(sequence.row.ids)
+            self.forwarded += sequence.fresh
 
-    def close(self, reading: Reading) -> None:
-        """Nothing is held here."""
+    def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:
+        """After `read` there is nothing left to do."""
 
-    def disconnect(self) -> None:
+    def release(self, sequence: Sequence) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
         """Close the connections."""
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
     def _ask(self, row: Row) -> tuple[float, ...]:
         try:
-            reply = self._client.post(self._dialect.path, json=self._dialect.body(row, self._address.model))
+            reply = self._client.post(self._server.path, json=self._server.body(row, self._address.model))
         except httpx.TransportError as exc:
             raise ScorerUnavailable(f"{self.name}: {type(exc).__name__}: {exc}") from exc
         if reply.is_client_error:
@@ -194,6 +199,6 @@ class RemoteJudge:
         if not reply.is_success:
             raise ScorerUnavailable(f"{self.name}: HTTP {reply.status_code}: {reply.text[:500]}")
         try:
-            return tuple(self._dialect.logs(row, reply.json()))
+            return tuple(self._server.logs(row, reply.json()))
         except (KeyError, IndexError, TypeError, ValueError) as exc:
-            raise ScorerUnavailable(f"{self.name}: not a {self._address.dialect} reply: {exc!r}") from exc
+            raise ScorerUnavailable(f"{self.name}: not a {self._address.server} reply: {exc!r}") from exc

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from runtime.disconnects import ClientGone, while_connected
 from runtime.errors import error_body
 from scoring.batcher import Batcher
-from scoring.engine import Engine
+from scoring.engine import ScoringEngine
 from scoring.errors import BadScoreRequest, ScorerUnavailable, ScoringError
 from scoring.types import ScoreRequest
 
@@ -29,7 +29,7 @@ _REQUEST = TypeAdapter(ScoreRequest)
 class _Figures:
     """What the service counts, on a registry of its own."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ScoringEngine) -> None:
         self.registry = CollectorRegistry()
         self.queue = Histogram(
             "scorer_queue_wait_seconds", "Time a request waited for the device", registry=self.registry
@@ -61,7 +61,7 @@ class _Figures:
         return [forwarded, reused, evicted, held]
 
 
-def build_app(engine: Engine) -> Starlette:
+def build_app(engine: ScoringEngine) -> Starlette:
     """The service around a loaded engine."""
     batcher = Batcher(engine)
     figures = _Figures(engine)

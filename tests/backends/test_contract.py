@@ -19,7 +19,7 @@ from proxy.errors import TeacherError
 from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.template import ChatTemplate
 from runtime.transport import PooledTransport
-from scoring.engine import Engine
+from scoring.engine import ScoringEngine
 from scoring.types import Message as Said
 from scoring.types import ScoreRequest, Tree
 from tests.backends.servers import CHECKPOINT, CONTEXT, Backend
@@ -186,9 +186,9 @@ def test_its_log_probabilities_score_as_a_local_judge_does(backend: Backend, obj
     steps = (f"### Step 1.{first.rstrip()}\n\n", f"### Step 1.{rest[:30].rstrip()}\n\n")
     asked = ScoreRequest(Tree((Said("user", PROBLEM),), "", steps, ("4-280-ABC",)), objective, ("m",))
     address = f"vllm+{backend.url}/v1?tokenizer={CHECKPOINT}#alder"
-    with closing(Engine.load({"m": address})) as there:
+    with closing(ScoringEngine.load({"m": address})) as there:
         [found] = there.score([asked])
-    [wanted] = Engine.load({"m": str(CHECKPOINT)}, device="cpu", dtype="float32").score([asked])
+    [wanted] = ScoringEngine.load({"m": str(CHECKPOINT)}, device="cpu", dtype="float32").score([asked])
     assert found.error is None
     for got, right in zip(found.scores, wanted.scores, strict=True):
         assert got.nats / got.length == pytest.approx(right.nats / right.length, abs=1e-3)

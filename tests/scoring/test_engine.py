@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from runtime.prefix_cache import MemoryPool
 from scoring import attention
-from scoring.engine import Engine
+from scoring.engine import ScoringEngine
 from scoring.errors import BadScoreRequest, ScorerUnavailable, UnsupportedModel
 from scoring.judge import Judge
 from scoring.objective import Passage
@@ -40,16 +40,18 @@ def judge(kind: str, template: str = tiny.THINKING, pool: MemoryPool | None = No
     return Judge(name, tiny.model(kind, len(words)), words, pool=pool, elicitation=Elicitation())
 
 
-def engine(kind: str = "llama", template: str = tiny.THINKING, budget: int = 1 << 24, tokens: int = 4096) -> Engine:
+def engine(
+    kind: str = "llama", template: str = tiny.THINKING, budget: int = 1 << 24, tokens: int = 4096
+) -> ScoringEngine:
     pool = MemoryPool(budget)
-    return Engine({"m": judge(kind, template, pool)}, pool, batch_tokens=tokens)
+    return ScoringEngine({"m": judge(kind, template, pool)}, pool, batch_tokens=tokens)
 
 
 def request(*candidates: str, prefix: str = "", answers: tuple[str, ...] = (), by: str = "step") -> ScoreRequest:
     return ScoreRequest(Tree(TALK, prefix, candidates, answers), by, ("m",))
 
 
-def one(engine: Engine, asked: ScoreRequest) -> tuple[CandidateScore, ...]:
+def one(engine: ScoringEngine, asked: ScoreRequest) -> tuple[CandidateScore, ...]:
     [task] = engine.score([asked])
     assert task.error is None
     return task.scores
@@ -99,7 +101,7 @@ asks = st.builds(
 
 
 @cache
-def plain_engine(kind: str) -> Engine:
+def plain_engine(kind: str) -> ScoringEngine:
     """An engine that forgets everything between requests."""
     return engine(kind)
 
@@ -120,7 +122,7 @@ def test_cached_packed_and_cut_scores_equal_scores_alone(
     longest = alone.judges["m"].bytes_per_token * 512
     shared = engine(kind, budget=1 << 24 if roomy else longest, tokens=tokens)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_CALL_PAIRS", 1 << 18 if dense else 0)
+        patch.setattr(attention, "CALL_PAIRS", 1 << 18 if dense else 0)
         for batch in batches:
             for asked, task in zip(batch, shared.score(batch), strict=True):
                 alone.pool.shrink(0)
@@ -135,10 +137,10 @@ def test_cached_packed_and_cut_scores_equal_scores_alone(
 def test_attention_by_the_formula_equals_the_fused_kernel(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = torch.randn(4, 9, 8), torch.randn(2, 9, 8), torch.randn(2, 9, 8)
     kv = torch.stack((key, value))
-    out, weight = attention._attention(query, kv, 0.3, causal=causal)
-    monkeypatch.setattr(attention, "_kernel", lambda query: attention._math)
-    monkeypatch.setattr(attention, "_MATH_PAIRS", 20)
-    by_formula, its_weight = attention._attention(query, kv, 0.3, causal=causal)
+    out, weight = attention.run_attention(query, kv, 0.3, causal=causal)
+    monkeypatch.setattr(attention, "kernel_for", lambda query: attention.by_formula)
+    monkeypatch.setattr(attention, "MATH_PAIRS", 20)
+    by_formula, its_weight = attention.run_attention(query, kv, 0.3, causal=causal)
     torch.testing.assert_close(by_formula, out)
     torch.testing.assert_close(its_weight, weight)
 
@@ -160,10 +162,10 @@ def test_every_token_of_a_search_is_forwarded_once() -> None:
         steps = [f"### Step {depth}. We {verb} {depth}.\n\n" for verb in ("add", "double", "get")]
         asked = [request(*steps, prefix=prefix, answers=("42", "7"), by="predictive") for prefix in prefixes]
         for task in scorer.score(asked):
-            for reading in task.readings["m"]:
-                kept = reading.row.ids[: reading.row.keep]
+            for sequence in task.sequences["m"]:
+                kept = sequence.row.ids[: sequence.row.keep]
                 seen |= {kept[: i + 1] for i in range(len(kept))}
-            answers = {reading.row.ids[: reading.goal] for reading in task.readings["m"]}
+            answers = {sequence.row.ids[: sequence.goal] for sequence in task.sequences["m"]}
             branches = {ids[: i + 1] for ids in answers for i in range(len(ids))} - seen
             passing += len(branches)
         prefixes = [prefix + step for prefix in prefixes for step in steps[:2]][:2]
@@ -238,7 +240,7 @@ def test_out_of_memory_shrinks_the_forward_and_tries_again() -> None:
     asked = [request(STEP_1, STEP_2, answers=("42",), by="predictive"), request(STEP_3)]
     wanted = [task.scores for task in engine().score(asked)]
     scorer = engine()
-    device = Scarce(scorer.judges["m"]._model, 20)
+    device = Scarce(scorer.judges["m"].model, 20)
     for task, scores in zip(scorer.score(asked), wanted, strict=True):
         assert task.error is None
         assert [score.nats for score in task.scores] == pytest.approx([score.nats for score in scores], abs=1e-4)
@@ -249,7 +251,7 @@ def test_out_of_memory_shrinks_the_forward_and_tries_again() -> None:
 
 def test_no_memory_at_all_fails_the_request_and_not_the_next_one() -> None:
     scorer = engine()
-    device = Scarce(scorer.judges["m"]._model, 0)
+    device = Scarce(scorer.judges["m"].model, 0)
     [task] = scorer.score([request(STEP_1)])
     assert isinstance(task.error, ScorerUnavailable)
     device.tokens = 1000
@@ -259,7 +261,7 @@ def test_no_memory_at_all_fails_the_request_and_not_the_next_one() -> None:
 
 def test_a_device_that_fails_otherwise_strands_nobody() -> None:
     scorer = engine()
-    model = scorer.judges["m"]._model
+    model = scorer.judges["m"].model
     forward = model.base_model.forward
     model.base_model.forward = lambda **inputs: 1 / 0
     tasks = scorer.score([request(STEP_1), request(STEP_2)])
@@ -309,9 +311,9 @@ def test_a_cancelled_task_is_dropped_between_two_forwards() -> None:
     assert scorer.pool.bytes == 0
 
 
-def spells(scorer: Engine) -> Any:
+def spells(scorer: ScoringEngine) -> Any:
     """The model of this engine, made to write digits only: what a random one writes is seldom text."""
-    model = scorer.judges["m"]._model  # type: ignore[union-attr]
+    model = scorer.judges["m"].model  # type: ignore[union-attr]
     head, digits = (
         model.get_output_embeddings(),
         tiny.tokenizer(tiny.THINKING).convert_tokens_to_ids(list("0123456789")),
@@ -413,8 +415,8 @@ def test_a_verdict_is_the_share_of_yes() -> None:
     model, words = parts("llama")
     [task] = engine().score([request(STEP_1, by="verdict")])
     logs = []
-    for reading, word in zip(task.readings["m"], ("yes", "no"), strict=True):
-        row = reading.row
+    for sequence, word in zip(task.sequences["m"], ("yes", "no"), strict=True):
+        row = sequence.row
         assert words.decode(row.ids) == f"{question}{word}."
         with torch.inference_mode():
             each = torch.log_softmax(model(torch.tensor([row.ids])).logits[0, :-1].double(), -1)
@@ -427,7 +429,7 @@ def test_chunks_of_one_length_are_compared() -> None:
     scorer = engine()
     text = (STEP_1 + STEP_2) * 2
     [task] = scorer.score([request(text)])
-    logs = task.readings["m"][0].logs
+    logs = task.sequences["m"][0].logs
     assert logs is not None and 32 <= len(logs) < 48
     first, second = sum(logs[:16]), sum(logs[16:32])
     [mean], [worst] = (one(scorer, request(text, by=by)) for by in ("chunks", "worst-chunk"))
@@ -440,7 +442,7 @@ def test_chunks_of_one_length_are_compared() -> None:
 
 def test_a_contrastive_score_takes_away_what_the_proposer_found() -> None:
     pool = MemoryPool(1 << 24)
-    scorer = Engine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool, name="p")}, pool)
+    scorer = ScoringEngine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool, name="p")}, pool)
     tree = Tree(TALK, "", (STEP_1, STEP_2))
     both = [one(scorer, ScoreRequest(tree, "step", (name,))) for name in ("m", "p")]
     contrast = one(scorer, ScoreRequest(tree, "contrastive", ("m", "p")))
@@ -463,7 +465,7 @@ def test_cross_likelihood_is_the_mean_over_judges_in_nats_a_byte() -> None:
     pool = MemoryPool(1 << 24)
     judges = {"a": judge("llama", pool=pool, name="a"), "b": judge("qwen3", tiny.PLAIN, pool, "b")}
     asked = ScoreRequest(Tree(TALK, "", (STEP_1,)), "cross", ("a", "b"))
-    [score] = one(Engine(judges, pool), asked)
+    [score] = one(ScoringEngine(judges, pool), asked)
     assert score.nats == pytest.approx(sum(part.nats for part in score.per_model) / 2)
     assert score.length == len(STEP_1.encode())
     assert [part.model for part in score.per_model] == ["a", "b"]

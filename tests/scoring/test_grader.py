@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from scoring.engine import Engine
+from scoring.engine import ScoringEngine
 from scoring.errors import BadScoreRequest
 from scoring.types import Message, ScoreRequest, Tree
 from tests import tiny
@@ -38,7 +38,7 @@ def reward_model(folder: Path, classes: int) -> Path:
 @pytest.mark.parametrize("classes", [1, 2])
 def test_a_trajectory_is_graded_whole(classes: int, tmp_path: Path) -> None:
     folder = reward_model(tmp_path, classes)
-    [task] = Engine.load({"r": str(folder)}, device="cpu").score([ScoreRequest(TREE, "reward", ("r",))])
+    [task] = ScoringEngine.load({"r": str(folder)}, device="cpu").score([ScoreRequest(TREE, "reward", ("r",))])
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     words = AutoTokenizer.from_pretrained(folder)
     prompt = words.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
@@ -54,7 +54,7 @@ def test_a_trajectory_is_graded_whole(classes: int, tmp_path: Path) -> None:
 
 def test_a_reward_model_tells_no_likelihood_and_a_language_model_no_grade(tmp_path: Path) -> None:
     models = {"r": str(reward_model(tmp_path / "r", 1)), "m": str(tiny.checkpoint(tmp_path / "m"))}
-    engine = Engine.load(models, device="cpu")
+    engine = ScoringEngine.load(models, device="cpu")
     asked = [
         ScoreRequest(TREE, "step", ("r",)),
         ScoreRequest(TREE, "reward", ("m",)),
@@ -68,7 +68,7 @@ def test_a_reward_model_tells_no_likelihood_and_a_language_model_no_grade(tmp_pa
 
 def test_what_a_reward_model_cannot_read_is_refused(tmp_path: Path) -> None:
     long = Tree(TREE.messages, "", ("### Step 1. We add.\n\n" * 60,))
-    engine = Engine.load({"r": str(reward_model(tmp_path, 1))}, device="cpu")
+    engine = ScoringEngine.load({"r": str(reward_model(tmp_path, 1))}, device="cpu")
     [task] = engine.score([ScoreRequest(long, "reward", ("r",))])
     assert isinstance(task.error, BadScoreRequest) and task.error.code == "context_length_exceeded"
 
@@ -98,12 +98,12 @@ def test_a_served_reward_model_is_asked_for_its_classes(tmp_path: Path) -> None:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         address = f"classify+http://127.0.0.1:{server.server_port}?tokenizer={folder}#rm"
-        with closing(Engine.load({"r": address})) as engine:
+        with closing(ScoringEngine.load({"r": address})) as engine:
             [task] = engine.score([ScoreRequest(TREE, "reward", ("r",))])
         server.shutdown()
         thread.join()
     assert [score.nats for score in task.scores] == [pytest.approx(math.log(0.8))] * 2
     assert [(asked["path"], asked["model"]) for asked in Classifier.asked] == [("/classify", "rm")] * 2
     assert sorted(asked["input"] for asked in Classifier.asked) == sorted(
-        list(reading.row.ids) for reading in task.readings["r"]
+        list(sequence.row.ids) for sequence in task.sequences["r"]
     )

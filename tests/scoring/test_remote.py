@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import uvicorn
 
-from scoring.engine import Engine
+from scoring.engine import ScoringEngine
 from scoring.errors import BadScoreRequest, ScorerUnavailable
 from scoring.remote import Address
 from scoring.types import Message, ScoreRequest, Tree
@@ -56,9 +56,9 @@ def served(folder: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("objective", ["step", "chunks", "predictive"])
 def test_scores_by_a_served_model_equal_those_of_the_same_model_here(objective: str, served: str, folder: Path) -> None:
-    here = Engine.load({"m": str(folder)}, device="cpu")
+    here = ScoringEngine.load({"m": str(folder)}, device="cpu")
     [wanted] = here.score([ScoreRequest(TREE, objective, ("m",))])
-    with closing(Engine.load({"m": served})) as there:
+    with closing(ScoringEngine.load({"m": served})) as there:
         [found] = there.score([ScoreRequest(TREE, objective, ("m",))])
     assert found.error is None
     assert [score.nats for score in found.scores] == pytest.approx([score.nats for score in wanted.scores], abs=1e-3)
@@ -66,7 +66,7 @@ def test_scores_by_a_served_model_equal_those_of_the_same_model_here(objective: 
 
 
 def test_a_panel_may_be_partly_here_and_partly_served(served: str, folder: Path) -> None:
-    with closing(Engine.load({"here": str(folder), "there": served}, device="cpu")) as mixed:
+    with closing(ScoringEngine.load({"here": str(folder), "there": served}, device="cpu")) as mixed:
         [task] = mixed.score([ScoreRequest(TREE, "cross", ("here", "there"))])
     here, there = task.scores[0].per_model
     assert here.nats == pytest.approx(there.nats, abs=1e-3)
@@ -75,7 +75,7 @@ def test_a_panel_may_be_partly_here_and_partly_served(served: str, folder: Path)
 def test_what_the_server_refuses_is_a_bad_request(served: str) -> None:
     long = Tree(TREE.messages, "", ("### Step 1. We add.\n\n" * 100,))
     asked = [(long, "step"), (TREE, "step"), (TREE, "confidence")]
-    with closing(Engine.load({"m": served})) as there:
+    with closing(ScoringEngine.load({"m": served})) as there:
         bad, good, elicited = there.score([ScoreRequest(tree, objective, ("m",)) for tree, objective in asked])
     assert isinstance(bad.error, BadScoreRequest) and bad.error.code == "context_length_exceeded"
     assert good.scores
@@ -107,36 +107,36 @@ class Scripted(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def sglang(folder: Path) -> Iterator[Engine]:
+def sglang(folder: Path) -> Iterator[ScoringEngine]:
     Scripted.asked, Scripted.spoil = [], False
     with ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         with closing(
-            Engine.load({"m": f"sglang+http://127.0.0.1:{server.server_port}?tokenizer={folder}#tiny"})
+            ScoringEngine.load({"m": f"sglang+http://127.0.0.1:{server.server_port}?tokenizer={folder}#tiny"})
         ) as engine:
             yield engine
         server.shutdown()
         thread.join()
 
 
-def test_sglang_is_asked_from_one_token_before_the_scored_ones(sglang: Engine) -> None:
+def test_sglang_is_asked_from_one_token_before_the_scored_ones(sglang: ScoringEngine) -> None:
     [task] = sglang.score([ScoreRequest(Tree(TREE.messages, "", TREE.candidates[:1]), "step", ("m",))])
-    [reading] = task.readings["m"]
-    row = reading.row
-    assert reading.logs == tuple(-at / 8 for at in range(row.start, row.end))
+    [sequence] = task.sequences["m"]
+    row = sequence.row
+    assert sequence.logs == tuple(-at / 8 for at in range(row.start, row.end))
     [asked] = Scripted.asked
     assert (asked["logprob_start_len"], asked["input_ids"]) == (row.start - 1, list(row.ids))
 
 
-def test_a_reply_about_other_tokens_is_no_reply(sglang: Engine) -> None:
+def test_a_reply_about_other_tokens_is_no_reply(sglang: ScoringEngine) -> None:
     Scripted.spoil = True
     [task] = sglang.score([ScoreRequest(TREE, "step", ("m",))])
     assert isinstance(task.error, ScorerUnavailable)
 
 
 def test_nobody_there_is_unavailable(folder: Path) -> None:
-    with closing(Engine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})) as lost:
+    with closing(ScoringEngine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})) as lost:
         [task] = lost.score([ScoreRequest(TREE, "step", ("m",))])
     assert isinstance(task.error, ScorerUnavailable)
 

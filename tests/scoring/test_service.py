@@ -13,7 +13,7 @@ import uvicorn
 
 from scoring.batcher import Batcher
 from scoring.client import BadScoreRequest, ScorerClient, ScorerUnavailable
-from scoring.engine import Engine, Task
+from scoring.engine import ScoringEngine, Task
 from scoring.service import build_app
 from scoring.types import Message, ScoreRequest, Tree
 from tests import tiny
@@ -24,12 +24,12 @@ REQUEST = ScoreRequest(Tree((Message("user", "hi"),), "", ("### Step 1. We add.\
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return Engine.load({"m": str(tiny.checkpoint(tmp_path_factory.mktemp("m")))}, device="cpu")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> ScoringEngine:
+    return ScoringEngine.load({"m": str(tiny.checkpoint(tmp_path_factory.mktemp("m")))}, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def socket(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def socket(engine: ScoringEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = str(tmp_path_factory.mktemp("s") / "scorer.sock")
     server = uvicorn.Server(uvicorn.Config(build_app(engine), uds=path, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -39,7 +39,7 @@ def socket(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     thread.join()
 
 
-async def test_a_reply_over_the_wire_equals_the_engines(socket: str, engine: Engine) -> None:
+async def test_a_reply_over_the_wire_equals_the_engines(socket: str, engine: ScoringEngine) -> None:
     async with ScorerClient(socket) as client:
         replies = []
         async with anyio.create_task_group() as group:
@@ -68,14 +68,12 @@ async def test_a_malformed_body_is_a_clear_400(socket: str, body: bytes) -> None
     assert reply.status_code == 400 and set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_what_the_service_could_not_do_is_told_in_its_own_words(engine: Engine, tmp_path: Path) -> None:
+async def test_what_the_service_could_not_do_is_told_in_its_own_words(engine: ScoringEngine, tmp_path: Path) -> None:
     """A model that is served elsewhere, by nobody."""
     folder = tiny.checkpoint(tmp_path / "m")
-    lost = Engine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})
+    lost = ScoringEngine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})
     transport = httpx.ASGITransport(build_app(lost))
-    async with ScorerClient("http://scorer", retry_s=0.0) as client:
-        await client._client.aclose()
-        client._client = httpx.AsyncClient(transport=transport, base_url="http://scorer")
+    async with ScorerClient("http://scorer", retry_s=0.0, transport=transport) as client:
         with pytest.raises(ScorerUnavailable, match="m: ConnectError"):
             await client.score(REQUEST)
     lost.close()
@@ -93,7 +91,7 @@ async def test_a_service_that_is_away_is_unavailable_once_patience_ends(tmp_path
             await client.score(REQUEST)
 
 
-async def test_a_call_that_met_a_restart_is_made_again(engine: Engine, tmp_path: Path) -> None:
+async def test_a_call_that_met_a_restart_is_made_again(engine: ScoringEngine, tmp_path: Path) -> None:
     path = str(tmp_path / "late.sock")
     server = uvicorn.Server(uvicorn.Config(build_app(engine), uds=path, log_level="warning"))
     async with ScorerClient(path, retry_s=60.0) as client, anyio.create_task_group() as group:
@@ -111,10 +109,10 @@ async def test_a_call_that_met_a_restart_is_made_again(engine: Engine, tmp_path:
     assert replies[0].scores[0].nats < 0
 
 
-class Slow(Engine):
+class Slow(ScoringEngine):
     """An engine whose steps wait to be let go."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ScoringEngine) -> None:
         super().__init__(engine.judges, engine.pool)
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.ended: list[Task] = []
@@ -127,7 +125,7 @@ class Slow(Engine):
         return ended
 
 
-async def test_a_caller_that_left_is_dropped_before_the_device(engine: Engine) -> None:
+async def test_a_caller_that_left_is_dropped_before_the_device(engine: ScoringEngine) -> None:
     """While the device is held up, one of two callers leaves."""
     slow = Slow(engine)
     batcher = Batcher(slow)
@@ -144,9 +142,9 @@ async def test_a_caller_that_left_is_dropped_before_the_device(engine: Engine) -
     assert gone.cancelled and gone.began is None and gone.forwarded == 0 and served.scores
 
 
-async def test_a_request_joins_while_another_is_in_progress(engine: Engine) -> None:
+async def test_a_request_joins_while_another_is_in_progress(engine: ScoringEngine) -> None:
     """Nobody waits for somebody else's request to end: a later short one overtakes an early long one."""
-    many = Engine(engine.judges, engine.pool, batch_tokens=16)
+    many = ScoringEngine(engine.judges, engine.pool, batch_tokens=16)
     engine.pool.shrink(0)
     batcher = Batcher(many)
     order: list[str] = []
@@ -165,8 +163,8 @@ async def test_a_request_joins_while_another_is_in_progress(engine: Engine) -> N
     assert order == ["short", "long"]
 
 
-async def test_a_failing_device_fails_its_callers_and_not_the_next_ones(engine: Engine) -> None:
-    model = engine.judges["m"]._model
+async def test_a_failing_device_fails_its_callers_and_not_the_next_ones(engine: ScoringEngine) -> None:
+    model = engine.judges["m"].model
     forward = model.base_model.forward
     engine.pool.shrink(0)
     batcher = Batcher(engine)
