@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,26 @@ def test_nothing_of_the_embedded_task_is_known_to_the_product() -> None:
         for file in (ROOT / folder).rglob("*.py"):
             assert not {name for name in imports(file) if name.split(".")[0] in ("miniature", "bench")}
             assert "parcel label" not in file.read_text().lower()
+
+
+def folder_of(module: str) -> str | None:
+    """Where a module of ours is, as docs/architecture.md names it: a folder, or a file of proxy/."""
+    if module == "proxy":
+        return None
+    path = module.replace(".", "/")
+    within = next((folder for folder in ALLOWED if f"{path}/".startswith(f"{folder}/")), None)
+    return within or f"{path}.py"
+
+
+def test_the_page_on_architecture_names_every_folder_and_what_it_may_import() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)` \|.*\| ([^|]*) \|$", page, re.MULTILINE)
+    told = {folder: set(re.findall(r"`([^`]+)`", may)) for folder, may in rows}
+    allowed = {
+        folder: {place for module in may if (place := folder_of(module)) not in (None, folder)}
+        for folder, may in ALLOWED.items()
+    }
+    assert told == allowed
 
 
 @pytest.mark.parametrize("module", ["proxy.app", "proxy.__main__", "proxy.trace.export.command"])
