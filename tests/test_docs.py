@@ -80,3 +80,30 @@ def test_yaml_is_a_configuration(page: str, text: str) -> None:
     read = yaml.safe_load(text)
     if "model_list" in read:
         config.parse(read, DOCS)
+
+
+PAGES = [pytest.param(page, id=page.name) for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))]
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+FILE = re.compile(r"`((?:proxy|scoring|serving|runtime|miniature|bench|tests)/[\w/.]+)`")
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        to = page.parent / target if target else page
+        assert to.exists(), target
+        if anchor:
+            assert anchor in anchors(to), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in FILE.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
