@@ -296,6 +296,7 @@ class GenerationEngine:
         ).logits
         return logits[: len(ids)]
 
+    @torch.inference_mode()
     def _leave_cancelled(self) -> None:
         """Take the cancelled out of the running sequences."""
         cancelled = [sequence for sequence in self._running if sequence.cancelled]

@@ -180,3 +180,20 @@ def test_a_failing_model_fails_its_sequences_and_not_the_next_ones(stage: Stage)
     stage.engine.close()
     stage.engine.pool.shrink(0)
     assert stage.engine.pool.bytes == 0
+
+
+def test_a_sequence_goes_on_when_the_one_before_it_is_cancelled(stage: Stage) -> None:
+    """Its keys and values move into the place that becomes free."""
+    deltas: queue.Queue[Delta] = queue.Queue()
+    first = stage.sequence(tokens(10), 10_000, lambda delta: None)
+
+    def sink(delta: Delta) -> None:
+        first.cancelled = first.cancelled or delta.tokens > 3
+        deltas.put(delta)
+
+    stage.engine.submit(first)
+    stage.engine.submit(stage.sequence(tokens(10), 20, sink))
+    last = deltas.get()
+    while last.finish is None:
+        last = deltas.get()
+    assert (last.finish, last.tokens) == ("length", 20)
