@@ -31,7 +31,7 @@ demo: install  ## start everything, ask one problem, keep serving (ONCE=1: exit 
 	$(BIN)/cord demo $(if $(ONCE),--once)
 
 demo-real: models  ## the demo on real models: two small teachers that write a sum's reasoning together (ONCE=1)
-	$(BIN)/cord demo --config bench/real.yaml --problem bench/real_problem.json $(if $(ONCE),--once)
+	$(BIN)/cord demo --config bench/real.yaml bench/real_problem.json $(if $(ONCE),--once)
 
 serve: install  ## start the proxy with config.yaml
 	$(BIN)/cord serve
