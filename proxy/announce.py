@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from proxy.api.health import ComponentState, Status, is_ready
 from proxy.config import Config
@@ -77,15 +78,22 @@ def plan(config: Config) -> list[str]:
     """What a configuration has the proxy start, a line each."""
     scorer = config.scorer
     judges = ", ".join(f"{name} ({location})" for name, location in scorer.models.items())
-    where = f"at {scorer.url}" if scorer.url else f"starts, on {scorer.device}"
+    where = f"at {_shown(scorer.url)}" if scorer.url else f"starts, on {scorer.device}"
     lines = [f"scorer {where}: {judges}"]
     for entry in config.model_list:
         params = entry.litellm_params
-        place = f"at {params.api_base}" if params.api_base else "starts" if params.provider == "local" else "hosted"
+        served = "starts" if params.provider == "local" else "hosted"
+        place = f"at {_shown(params.api_base)}" if params.api_base else served
         lines.append(f"{entry.model_name} {place}: {params.model}")
     for name, ensemble in config.ensembles.items():
         lines.append(f"model {name}: {', '.join(ensemble.teachers)}")
     return lines
+
+
+def _shown(url: str) -> str:
+    """A URL without the credentials in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def address(host: str, port: int) -> str:

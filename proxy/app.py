@@ -101,11 +101,18 @@ class _Builder:
     provenance: list[TeacherProvenance] = field(default_factory=list)
 
     def client(self, base_url: str, socket: Path | None, api_key: str | None = None) -> httpx.AsyncClient:
-        """A client of one backend. Calls are bounded by the guard, so the read timeout is not httpx's."""
+        """A client of one backend. Calls are bounded by the guard, so the read timeout is not httpx's.
+
+        Credentials in the URL become a header at once, so that no message or log line that names the URL has them.
+        """
         transport = PooledTransport(str(socket) if socket else None)
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(None, connect=5.0)
-        client = httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers, timeout=timeout)
+        url = httpx.URL(base_url)
+        auth = httpx.BasicAuth(url.username, url.password) if url.userinfo else None
+        client = httpx.AsyncClient(
+            transport=transport, base_url=url.copy_with(userinfo=b""), headers=headers, timeout=timeout, auth=auth
+        )
         self.clients.append(client)
         return client
 
