@@ -19,6 +19,7 @@ from proxy.announce import Announcer, address, is_loopback, plan
 from proxy.app import build_app
 from proxy.background import Background
 from proxy.errors import ConfigError
+from proxy.http_edge import EdgeProtocol
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def server(config: configuration.Config, *, host: str | None = None, port: int |
         host=host,
         port=general.port if port is None else port,
         timeout_graceful_shutdown=general.shutdown_s,
+        http=EdgeProtocol,
         log_config=None,
         access_log=False,
         lifespan="on",

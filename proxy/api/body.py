@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,25 +13,34 @@ from starlette.responses import Response
 from proxy.errors import CordError, RequestError
 
 
+class TooSlow(CordError):
+    """The request's body did not come in time."""
+
+
 class TooLarge(CordError):
     """The request's body is longer than the server reads."""
 
 
-async def read_json(request: Request, limit: int) -> bytes:
+async def read_json(request: Request, limit: int, timeout_s: float = 60.0) -> bytes:
     """The bytes of a JSON body of `limit` bytes at most.
 
     Raises:
         RequestError: it is not said to be JSON.
         TooLarge: it is longer; the rest is left unread.
+        TooSlow: it did not come within `timeout_s` seconds.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise RequestError("send the body with `Content-Type: application/json`", code="invalid_content_type")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"the body is longer than {limit} bytes")
+    try:
+        with anyio.fail_after(timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"the body is longer than {limit} bytes")
+    except TimeoutError:
+        raise TooSlow(f"the body did not come within {timeout_s:g} seconds") from None
     return bytes(body)
 
 

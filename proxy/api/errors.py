@@ -13,7 +13,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from proxy import sse
-from proxy.api.body import TooLarge, to_json
+from proxy.api.body import TooLarge, TooSlow, to_json
 from proxy.errors import CordError, RequestError, ScorerError, SearchError, UnknownModel
 from runtime.errors import error_body
 
@@ -83,6 +83,8 @@ def describe(exc: Exception) -> ErrorReply:
             return ErrorReply(401, str(exc), _CLIENT, None, "invalid_api_key", {"www-authenticate": "Bearer"})
         case Forbidden():
             return ErrorReply(403, str(exc), _CLIENT, None, "insufficient_scope")
+        case TooSlow():
+            return ErrorReply(408, str(exc), _CLIENT, None, "request_timeout", {"connection": "close"})
         case TooLarge():
             return ErrorReply(413, str(exc), _CLIENT, None, "request_too_large")
         case Busy(retry_after_s=seconds):

@@ -40,6 +40,7 @@ CHAT: Neutral = {
     "ignore_eos": (False, True),
     "min_tokens": (0,),
     "echo": (False,),
+    "chat_template_kwargs": ({},),
 }
 
 COMPLETIONS: Neutral = {**CHAT, "tools": ([],), "tool_choice": ("none", "auto"), "suffix": ("",), "logprobs": ()}

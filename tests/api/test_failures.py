@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from starlette.requests import Request
 
 from proxy.api.auth import master_key
+from proxy.api.body import TooSlow, read_json
 from proxy.api.errors import describe
 from proxy.api.limits import RequestLimits
 from proxy.errors import ConfigError, ScorerError, TeacherError
@@ -174,3 +176,13 @@ async def test_one_search_too_many_is_told_to_come_again_and_is_let_in_afterward
         go_on.set()
     assert replies[0].status_code == 200
     assert (await post(panel)).status_code == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    with pytest.raises(TooSlow) as slow:
+        await read_json(Request(scope, receive), 100, timeout_s=0.01)
+    assert describe(slow.value).status == 408
