@@ -6,9 +6,9 @@ Importing this loads neither torch nor litellm; models live in child processes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from proxy.background import Background
 from proxy.config import Config, EnsembleConfig, TeacherConfig
 from proxy.decoder.ports import Teacher
 from proxy.decoder.settings import FITTED, Settings
-from proxy.decoder.steps import Segmentation
+from proxy.decoder.steps import Segmentation, shared_cut
 from proxy.errors import ConfigError
 from proxy.logs import log_relayed, log_search
 from proxy.needs import need
@@ -116,7 +116,7 @@ class _Builder:
         self.clients.append(client)
         return client
 
-    def teacher(self, index: int, entry: TeacherConfig) -> Teacher:
+    def teacher(self, index: int, entry: TeacherConfig) -> GuardedTeacher:
         params, info = entry.litellm_params, entry.model_info
         limits = Limits(timeout_s=info.timeout_s, concurrency=info.max_concurrency)
         if params.provider not in PROVIDERS:
@@ -142,8 +142,10 @@ class _Builder:
         provider = PROVIDERS["llama_cpp" if served_by_llama else params.provider]
         kind = OllamaTeacher if params.provider == "ollama" else CompatibleTeacher
         guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, provider), limits)
-        examine = partial(guarded.examine, self.segmentation) if info.examine else None
-        self.targets.append(self.target(entry.model_name, upstream, examine))
+        learn_cuts = self.config.segmentation.adapts
+        examine = partial(guarded.examine, self.segmentation, learn_cuts=learn_cuts) if info.examine else None
+        target = self.target(entry.model_name, upstream, examine)
+        self.targets.append(replace(target, note=lambda: guarded.note))
         return guarded
 
     def upstream(self, entry: TeacherConfig) -> Upstream:
@@ -230,6 +232,8 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     ensembles = {name: _ensemble(name, entry, teachers) for name, entry in config.ensembles.items()}
     for name, teacher in teachers.items():
         ensembles[name] = Ensemble(name, (teacher,), Settings(strategy="single"))
+    if config.segmentation.adapts:
+        ensembles = {name: _adapting(ensemble, config, teachers) for name, ensemble in ensembles.items()}
     scores = available_scores(
         teachers=teachers, models=config.scorer.models, judges=scorer.judges, reward_models=scorer.reward_models
     )
@@ -326,6 +330,17 @@ def _check_scores(config: Config, known: frozenset[str]) -> None:
         raise ConfigError("scorer.reference_free", f"{free!r} is no score without a reference")
 
 
-def _ensemble(name: str, entry: EnsembleConfig, teachers: dict[str, Teacher]) -> Ensemble:
+def _adapting(ensemble: Ensemble, config: Config, teachers: Mapping[str, GuardedTeacher]) -> Ensemble:
+    """An ensemble that cuts as its teachers do, by what is known of them when a search begins."""
+    panel = [teachers[teacher.name] for teacher in ensemble.panel]
+    built, joined = config.segmentation.built(), config.segmentation.min_step_chars
+
+    def segmentation() -> Segmentation:
+        return built.by(shared_cut(teacher.kept_cuts for teacher in panel), joined)
+
+    return replace(ensemble, segmentation=segmentation)
+
+
+def _ensemble(name: str, entry: EnsembleConfig, teachers: Mapping[str, Teacher]) -> Ensemble:
     unset = FITTED - entry.model_fields_set
     return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), entry.settings, unset)

@@ -181,17 +181,29 @@ class EnsembleConfig(SearchOptions):
 
 
 class SegmentationConfig(_Section):
-    """How reasoning is cut, and the instruction that is added to what teachers read (and to nothing else)."""
+    """How reasoning is cut, and the instruction that is added to what teachers read (and to nothing else).
 
-    cut: Cut = "marker"
+    `auto` cuts by markers until teachers have been examined, then each ensemble by the best cut that all of its
+    teachers keep. With an `instruction` of one's own it stays with markers.
+    """
+
+    cut: Cut | Literal["auto"] = "auto"
     marker: Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")] = "### Step"
     cues: Annotated[list[Annotated[str, Field(pattern=r"^\S(.*\S)?$")]], Field(min_length=1)] = list(CUES)
     instruction: str | None = None
+    min_step_chars: Annotated[int, Field(ge=0)] = 120
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the cut follows what teachers keep."""
+        return self.cut == "auto" and self.instruction is None
 
     def built(self) -> Segmentation:
         """With the instruction that fits the cut, unless one is given."""
-        told = INSTRUCTIONS[self.cut] if self.instruction is None else self.instruction
-        return Segmentation(self.marker, told, self.cut, tuple(self.cues))
+        cut: Cut = "marker" if self.cut == "auto" else self.cut
+        told = INSTRUCTIONS[cut] if self.instruction is None else self.instruction
+        joined = 0 if cut == "marker" else self.min_step_chars
+        return Segmentation(self.marker, told, cut, tuple(self.cues), joined)
 
 
 class RedactionRule(_Section):

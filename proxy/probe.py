@@ -33,7 +33,8 @@ _FINAL: frozenset[Status] = frozenset({"ok", "unfit", "wrong_url"})
 class Target:
     """Something that answers HTTP. `path` is relative to the client's base URL and answers 200 when all is well.
 
-    `examine` then says what else is wrong with it, if anything. `child` is the process, where it is one of ours.
+    `examine` then says what else is wrong with it, if anything; `note` what else is to be known of it. `child` is the
+    process, where it is one of ours.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Target:
     path: str
     required: bool
     examine: Callable[[], Awaitable[str | None]] | None = None
+    note: Callable[[], str] = lambda: ""
     child: Child | None = None
 
 
@@ -205,7 +207,7 @@ class Probes:
                 return _state(target, "failed", str(exc))
             known.examined = True
         known.answered_at = self.clock()
-        return _state(target, "unfit", known.complaint) if known.complaint else _state(target, "ok")
+        return _state(target, "unfit", known.complaint) if known.complaint else _state(target, "ok", target.note())
 
     def _tell(self, known: _Known, state: ComponentState) -> None:
         if state == known.state:

@@ -28,7 +28,7 @@ class Ensemble:
     """A virtual model: the teachers it asks and how it searches. A single teacher is one of these too.
 
     `unset` names the settings that its configuration leaves to what fits the score. The bandit remembers from request
-    to request which of them win.
+    to request which of them win. `segmentation` says how the next search cuts; None cuts as the service does.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Ensemble:
     settings: Settings
     unset: frozenset[str] = frozenset()
     bandit: Bandit = field(default_factory=Bandit)
+    segmentation: Callable[[], Segmentation] | None = None
 
     @property
     def supports_response_format(self) -> bool:
@@ -103,7 +104,7 @@ class Service:
                 ensemble.panel,
                 self.scorer,
                 job.settings,
-                self.segmentation,
+                self.segmentation if ensemble.segmentation is None else ensemble.segmentation(),
                 journal.emit,
                 ensemble.bandit,
             )

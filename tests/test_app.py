@@ -18,9 +18,10 @@ import pytest
 import uvicorn
 
 from proxy import config as configuration
-from proxy.app import build_app
+from proxy.app import build_app, build_parts
 from proxy.errors import ConfigError
 from proxy.processes import Child
+from proxy.teachers.guard import GuardedTeacher
 from proxy.trace.reader import TraceReader
 from tests import tiny
 
@@ -231,3 +232,27 @@ def test_a_score_that_cannot_be_had_stops_the_start(
     with pytest.raises(ConfigError) as caught:
         build_app(configuration.parse(raw, tmp_path))
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "cut"), [({}, "blank-line"), ({"cut": "marker"}, None), ({"instruction": "x"}, None)]
+)
+def test_an_ensemble_is_cut_as_its_teachers_write(
+    section: dict[str, str], cut: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ada", "bob"):
+        tiny.checkpoint(tmp_path / name)
+    raw = {
+        "model_list": [{"model_name": name, "litellm_params": {"model": f"local/{name}"}} for name in ("ada", "bob")],
+        "scorer": {"models": {"meta": "ada"}, "meta_prover": "meta"},
+        "ensembles": {"cord": {"teachers": ["ada", "bob"]}},
+        "segmentation": section,
+    }
+    kept = {"ada": frozenset({"marker", "blank-line"}), "bob": frozenset({"blank-line"})}
+    monkeypatch.setattr(GuardedTeacher, "kept_cuts", property(lambda teacher: kept[teacher.name]))
+    ensembles = build_parts(configuration.parse(raw, tmp_path), tmp_path).service.ensembles
+    found = {name: ensemble.segmentation and ensemble.segmentation() for name, ensemble in ensembles.items()}
+    assert {name: segmentation and segmentation.cut for name, segmentation in found.items()} == {
+        "cord": cut, "ada": cut and "marker", "bob": cut,
+    }  # fmt: skip
+    assert all(s is None or s.min_step_chars == (120 if s.cut == "blank-line" else 0) for s in found.values())

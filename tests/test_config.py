@@ -33,6 +33,19 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return raw
 
 
+def test_cut_adapts_unless_it_or_an_instruction_is_given() -> None:
+    for given, adapts, cut, joined in (
+        ({}, True, "marker", 0),
+        ({"cut": "marker"}, False, "marker", 0),
+        ({"cut": "blank-line"}, False, "blank-line", 120),
+        ({"cut": "cue-word", "min_step_chars": 7}, False, "cue-word", 7),
+        ({"instruction": "Reason."}, False, "marker", 0),
+    ):
+        found = config.SegmentationConfig.model_validate(given)
+        built = found.built()
+        assert (found.adapts, built.cut, built.min_step_chars) == (adapts, cut, joined)
+
+
 def test_the_shipped_configuration_loads() -> None:
     loaded = config.load(Path(__file__).parent.parent / "config.yaml")
     assert [teacher.model_name for teacher in loaded.model_list] == ["alder", "birch", "cedar"]

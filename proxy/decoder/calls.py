@@ -178,6 +178,7 @@ class Calls:
             top_p=sampling.top_p,
             seed=selection.derive(sampling.seed, prefix, slot.teacher.name, slot.sample),
             tools=self.problem.tools,
+            min_chars=segmentation.min_step_chars,
         )
 
     def _prefill(self, want: Want) -> Prefill | None:

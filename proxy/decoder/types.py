@@ -59,6 +59,7 @@ class TeacherRequest:
 
     `reasoning` is canonical text, every step ending in a blank line, plus the seeded header of the step asked for.
     `answer` is None while the turn is still thinking, else the answer written so far, which `format` may bind.
+    A step that ends at a stop text before `min_chars` characters is gone on with, by the next paragraph.
     """
 
     messages: tuple[Message, ...]
@@ -71,6 +72,7 @@ class TeacherRequest:
     seed: int
     format: Mapping[str, Any] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    min_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)

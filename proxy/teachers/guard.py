@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import anyio
 
 from proxy.decoder.ports import OnText, Teacher
-from proxy.decoder.steps import Segmentation
+from proxy.decoder.steps import Cut, Segmentation
 from proxy.decoder.types import Continuation, TeacherRequest
 from proxy.errors import TeacherError
 from proxy.teachers.breaker import Breaker
 from proxy.teachers.canary import complaint
+from proxy.teachers.grouping import write_grouped
+from proxy.teachers.habits import kept_cuts
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +49,38 @@ class GuardedTeacher:
         self._places = anyio.Semaphore(limits.concurrency)
         self._breaker = Breaker(limits.trip_after, limits.cool_s, limits.longest_wait_s)
         self._complaint: str | None = None
+        self._kept: frozenset[Cut] | None = None
 
-    async def examine(self, segmentation: Segmentation) -> str | None:
+    async def examine(self, segmentation: Segmentation, *, learn_cuts: bool = False) -> str | None:
         """Have the teacher go on with a half-written turn; what is wrong with how it does, if anything.
 
-        It is refused from then on, until it is examined again.
+        It is refused from then on, until it is examined again. With `learn_cuts` it is found out, too, by which cuts
+        its reasoning falls in steps.
 
         Raises:
             TeacherError: it could not be asked.
         """
         self._complaint = await complaint(self._call, segmentation)
+        if learn_cuts and self._complaint is None:
+            self._kept = await kept_cuts(self._call, segmentation)
+            if self.note:
+                log.warning("teacher %s: %s", self.name, self.note)
         return self._complaint
+
+    @property
+    def kept_cuts(self) -> frozenset[Cut]:
+        """The cuts that this teacher keeps of itself; empty where none are known."""
+        return self._kept or frozenset()
+
+    @property
+    def note(self) -> str:
+        """What is to be known of how it keeps the format; empty where it heads its steps as it is told."""
+        if self._kept is None or "marker" in self._kept:
+            return ""
+        others = " or ".join(sorted(self._kept))
+        return "does not head its steps as it is told; " + (
+            f"its reasoning can be cut by {others}" if others else "its reasoning falls in no steps"
+        )
 
     @property
     def name(self) -> str:
@@ -75,7 +98,7 @@ class GuardedTeacher:
         """As `Teacher.write`; fails at once while the breaker is open, or once it is refused."""
         if self._complaint is not None:
             raise TeacherError(self.name, "refused", self._complaint)
-        return await self._call(ask, on_text)
+        return await write_grouped(self._call, ask, on_text)
 
     async def _call(self, ask: TeacherRequest, on_text: OnText | None = None) -> Continuation:
         self._admit()
