@@ -48,7 +48,7 @@ class Grader:
         return cls(name, model, tokenizer, elicitation=elicitation)
 
     def check(self, rows: abc.Sequence[Row]) -> int:
-        """As `Judge.check`; nothing is taken from the memory for keys and values."""
+        """As `Judge.check`; needs no cache."""
         check_length(self.name, max((len(row.ids) for row in rows), default=0), self._longest)
         return 0
 

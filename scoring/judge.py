@@ -1,8 +1,8 @@
-"""One model on its device: rows of tokens in, their log-probabilities out, no token of a known prefix run twice.
+"""One model on its device: it reads rows of tokens and returns their log-probabilities.
 
-A row is read in as many forwards as a budget of tokens wants; each forward takes what many rows need next, as one
-packed tree (`scoring.attention`) on top of what is known (`scoring.cache`). The vocabulary is projected only where
-something is scored, a few positions at a time.
+A row is read in as many forwards as the token budget requires. Each forward reads the next tokens of many rows, as one
+packed tree (`scoring.attention`) on top of the prefix cache, so no token of a cached prefix runs twice. The vocabulary
+is projected only where something is scored, a few positions at a time.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Judge:
             raise
 
     def _walk(self, sequence: Sequence, allowed: int, planned: list[Node]) -> int:
-        """Follow what is known, and plan up to `allowed` tokens more; how many it were."""
+        """Follow the cached tokens of a sequence, and plan up to `allowed` more; returns how many were planned."""
         ids, goal = sequence.ids, sequence.goal
         if sequence.at is None:
             self._move(sequence, self._cache.root)

@@ -12,7 +12,7 @@ from scoring.types import Message
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """What is scored after the model has gone on by itself, and under which conversation."""
+    """The passage to score once the model has written on by itself, and its conversation."""
 
     messages: tuple[Message, ...]
     passage: Passage
@@ -20,9 +20,11 @@ class FollowUp:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """A row on its way through a model. `logs` are the log-probabilities of its scored tokens once it is done, and
-    `answer` what the model has written, if it was to. One that looks `ahead` goes on with another row once the model
-    has written.
+    """A row on its way through a model.
+
+    `at` is the last node of the prefix cache that has been read, `fresh` the number of tokens that were forwarded for
+    this sequence. `logs` are the log-probabilities of the scored tokens once it is done, and `answer` is what the model
+    wrote, if it was to write. With `ahead` the sequence continues with another row after the model has written.
     """
 
     row: Row
