@@ -42,6 +42,7 @@ from proxy.teachers.compatible import PROVIDERS, CompatibleTeacher
 from proxy.teachers.guard import GuardedTeacher, Limits
 from proxy.teachers.ollama import OllamaTeacher
 from proxy.teachers.template import ChatTemplate
+from proxy.trace.feedback import FeedbackLog
 from proxy.trace.finder import TraceFinder
 from proxy.trace.log import TraceLog
 from proxy.trace.metrics import Metrics
@@ -193,6 +194,11 @@ class _Builder:
         return remote, Target("scorer", probe, "health", required=True, child=child)
 
 
+def _feedback(config: Config) -> FeedbackLog | None:
+    traces = config.traces
+    return FeedbackLog(traces.folder, traces.log_settings.redaction) if traces.folder is not None else None
+
+
 @asynccontextmanager
 async def running_scorer(config: Config) -> AsyncIterator[RemoteScorer]:
     """The scorer alone, started if it is ours; the first call waits for its models."""
@@ -306,6 +312,7 @@ def build_app(config: Config) -> Starlette:
             parts.finder,
             healthy=lambda: parts.background.healthy,
             admission=admission,
+            feedback=_feedback(config),
         ),
         exception_handlers={HTTPException: on_error, Exception: on_error},
         lifespan=lifespan,

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from proxy.api.completions import CompletionRequest
+from proxy.api.feedback import FeedbackRequest
 from proxy.api.fields import CHAT, COMPLETIONS, RESPONSES, Neutral
 from proxy.api.relay import RELAYED
 from proxy.api.responses import ResponsesRequest
@@ -66,6 +67,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
     for kind, table in kinds.items():
         components[kind.__name__]["properties"] |= {**{name: unbounded for name in table}, "model": model}
     chat, completion, response = ({"$ref": _REF.format(model=kind.__name__)} for kind in kinds)
+    feedback = FeedbackRequest.model_json_schema()
     named = {"type": "object", "required": ["model"], "properties": {"model": model}}
     return {
         "openapi": "3.1.0",
@@ -82,6 +84,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
             **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
             "/v1/models": _get("Ensembles and single models"),
             "/v1/models/{id}": {**_get("One of them", ("401", "403", "404")), "parameters": [_ID]},
+            "/v1/feedback": _post("A late reference, a rating or a comment for a reply", feedback),
             "/v1/cord/traces": {
                 **_get("A page of the stored traces, newest first", ("400", "401", "403", "404")),
                 "parameters": [{"name": spec.name, "in": "query", "schema": {}} for spec in fields(TraceQuery)],

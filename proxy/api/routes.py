@@ -25,6 +25,7 @@ from proxy.api.decoded import Answering, request_id
 from proxy.api.docs_page import docs_page
 from proxy.api.endpoint import Endpoint as Path
 from proxy.api.errors import ErrorReply, report
+from proxy.api.feedback import FeedbackEndpoint, FeedbackStore
 from proxy.api.health import ComponentState, is_ready
 from proxy.api.job import ApiOptions
 from proxy.api.live import Events, LiveSearches, Searches
@@ -92,12 +93,13 @@ def routes(
     traces: TraceStore | None = None,
     healthy: Callable[[], bool] = lambda: True,
     admission: Admission | None = None,
+    feedback: FeedbackStore | None = None,
 ) -> list[BaseRoute]:
     """The API's routes. `/health`, `/ready`, `/metrics`, `/openapi.json` and `/docs` ask for no key.
 
     `upstreams` are the models that can be asked directly; `told` hears of every request that was. `live` holds the
     searches that can be watched; it must be one of the service's listeners. `traces` is where traces are
-    kept, if they are. `/health` is 503 unless the proxy is `healthy`.
+    kept, if they are, and `feedback` where feedback is. `/health` is 503 unless the proxy is `healthy`.
     """
 
     live = live or LiveSearches()
@@ -165,6 +167,7 @@ def routes(
         return answer
 
     keyring = Keyring(options.keys)
+    take_feedback = FeedbackEndpoint(traces, feedback, options.max_body_bytes)
 
     def guarded(path: str, endpoint: Endpoint, method: str, name: str, scope: Scope = "chat") -> Route:
         guard = Guarded(endpoint, keyring, scope, options.write_timeout_s)
@@ -187,6 +190,9 @@ def routes(
         guarded("/v1/models/{id:path}", model, "GET", "model"),
         guarded("/v1/cord/traces", stored.list, "GET", "traces", "traces"),
         guarded("/v1/cord/traces/{id:path}", stored.one, "GET", "trace", "traces"),
+        guarded(
+            "/v1/feedback", FeedbackEndpoint(traces, feedback, options.max_body_bytes), "POST", "feedback", "feedback"
+        ),
         guarded("/v1/cord/searches", Searches(live), "GET", "searches", "traces"),
         guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events", "traces"),
         Route("/openapi.json", openapi, methods=["GET"]),
@@ -212,11 +218,13 @@ def create(
     told: Told = lambda *_: None,
     live: LiveSearches | None = None,
     traces: TraceStore | None = None,
+    feedback: FeedbackStore | None = None,
 ) -> Starlette:
     """The API as an app of its own; the parameters are those of `routes`."""
     handlers = {HTTPException: on_error, Exception: on_error}
     return Starlette(
-        routes=routes(service, options, ready, metrics, upstreams, told, live, traces), exception_handlers=handlers
+        routes=routes(service, options, ready, metrics, upstreams, told, live, traces, feedback=feedback),
+        exception_handlers=handlers,
     )
 
 

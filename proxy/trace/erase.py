@@ -8,6 +8,8 @@ from typing import Any
 
 from proxy.errors import ConfigError
 from proxy.trace.archive import short_id
+from proxy.trace.feedback import feedback_file
+from proxy.trace.segment import folder_lock
 from proxy.trace.store import TraceFolder
 
 
@@ -20,6 +22,8 @@ def erase(folder: Path, *, user: str | None = None, id: str | None = None) -> in
     if not folder.is_dir():
         raise ConfigError("", f"there is no folder of traces at {folder}")
 
+    gone: set[str] = set()
+
     def kept(line: bytes) -> bytes | None:
         try:
             record = json.loads(line)
@@ -28,9 +32,27 @@ def erase(folder: Path, *, user: str | None = None, id: str | None = None) -> in
         found = isinstance(record, dict) and (
             (user is not None and user in _users(record)) or (id is not None and _is(record, id))
         )
+        if found and isinstance(record.get("id"), str):
+            gone.add(short_id(record["id"]))
         return None if found else line
 
-    return TraceFolder(folder).rewrite(kept)
+    count = TraceFolder(folder).rewrite(kept)
+    _erase_feedback(folder, gone)
+    return count
+
+
+def _erase_feedback(folder: Path, gone: set[str]) -> None:
+    """Remove what was said of the erased replies."""
+    file = feedback_file(folder)
+    with folder_lock(folder, wait=True):
+        if not gone or not file.is_file():
+            return
+        lines = file.read_bytes().splitlines(keepends=True)
+        rest = [line for line in lines if not any(id in line for id in (one.encode() for one in gone))]
+        unfinished = file.with_name(f".{file.name}")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(b"".join(rest))
+        unfinished.replace(file)
 
 
 def _users(record: dict[str, Any]) -> list[Any]:

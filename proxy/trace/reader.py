@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.trace.archive import open_segment
+from proxy.trace.archive import open_segment, short_id
 from proxy.trace.codec import UnreadableRecord, from_json
+from proxy.trace.feedback import joined, read_feedback
 from proxy.trace.record import TraceRecord
 from proxy.trace.store import trace_files
 
@@ -29,10 +30,14 @@ class TraceReader:
         return trace_files(self.source)
 
     def __iter__(self) -> Iterator[TraceRecord]:
+        feedback = read_feedback(self.source) if self.source.is_dir() else {}
         for file in self.files:
             with open_segment(file) as lines:
                 for number, line in enumerate(lines, 1):
                     try:
-                        yield from_json(line)
+                        record = from_json(line)
                     except UnreadableRecord as exc:
                         self.skipped.append(f"{file.name}:{number}: {exc}")
+                        continue
+                    said = feedback.get(short_id(record.id))
+                    yield joined(record, said) if said else record

@@ -79,12 +79,24 @@ class Winner:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody said of a reply later: reference answers, a rating in [0, 1], a comment."""
+
+    id: str
+    time: str
+    references: tuple[str, ...] = ()
+    rating: float | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TraceRecord:
     """One request that reached the decoder, whatever its end.
 
     `id` is the reply's, `request_id` the one in the reply's headers. `messages` and `tools` are what the client sent.
     `outcome` is finished, failed or cancelled. `prompt_hash` identifies the conversation (SHA-256 over its JSON),
     `dedupe_hash` the conversation with the winning text. `skipped` tells which teachers which steps did without.
+    `feedback` came later, and its references are among `references`; scores are still those of the search.
     """
 
     schema: str
@@ -111,6 +123,7 @@ class TraceRecord:
     tools: tuple[dict[str, Any], ...] = ()
     answer_failures: tuple[str, ...] = field(default=())
     skipped: tuple[TeacherSkipped, ...] = ()
+    feedback: tuple[Feedback, ...] = ()
 
     @property
     def won(self) -> tuple[CandidateRecord, ...]:

@@ -50,27 +50,28 @@ class Redaction:
         if not self.rewrites:
             return record
         messages = tuple(self._in(message) for message in record.messages)
-        winner = record.winner and replace(record.winner, answer=self._text(record.winner.answer))
+        winner = record.winner and replace(record.winner, answer=self.text(record.winner.answer))
         candidates = tuple(
-            replace(candidate, text=self._text(candidate.text), error=self._in(candidate.error))
+            replace(candidate, text=self.text(candidate.text), error=self._in(candidate.error))
             for candidate in record.candidates
         )
         redacted = replace(
             record,
             messages=messages,
             tools=tuple(self._in(tool) for tool in record.tools),
-            references=tuple(self._text(reference) for reference in record.references),
+            references=tuple(self.text(reference) for reference in record.references),
             metadata=self._in(record.metadata),
             candidates=candidates,
             winner=winner,
             error=self._in(record.error),
-            answer_failures=tuple(self._text(failure) for failure in record.answer_failures),
+            answer_failures=tuple(self.text(failure) for failure in record.answer_failures),
         )
         conversation = conversation_text(messages)
         said = redacted.reasoning + (winner.answer if winner else "")
         return replace(redacted, prompt_hash=text_hash(conversation), dedupe_hash=text_hash(conversation + said))
 
-    def _text(self, text: str) -> str:
+    def text(self, text: str) -> str:
+        """A text as it may be stored."""
         for rewrite in self.rewrites:
             text = rewrite(text)
         return text
@@ -78,7 +79,7 @@ class Redaction:
     def _in(self, value: Any) -> Any:
         """With every text in it rewritten, keys of objects excepted."""
         if isinstance(value, str):
-            return self._text(value)
+            return self.text(value)
         if isinstance(value, dict):
             return {key: self._in(entry) for key, entry in value.items()}
         if isinstance(value, list | tuple):

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import httpx
 from starlette.applications import Starlette
 
+from proxy.api.feedback import FeedbackStore
 from proxy.api.health import ComponentState
 from proxy.api.job import ApiOptions
 from proxy.api.live import LiveSearches
@@ -112,6 +113,7 @@ class Panel:
     upstreams: Sequence[Upstream] = ()
     relayed: list[tuple[str, str, str]] = field(default_factory=list)
     store: TraceStore | None = None
+    feedback: FeedbackStore | None = None
     log: TraceLog | None = None
     live: LiveSearches = field(default_factory=LiveSearches)
 
@@ -140,6 +142,7 @@ class Panel:
             self._told,
             self.live,
             self.store,
+            self.feedback,
         )
 
     @property

@@ -314,6 +314,7 @@ def _origin(record: TraceRecord) -> Row:
         "source": record.source,
         "seed": record.settings.sampling.seed,
         "temperature": record.settings.sampling.temperature,
+        "rating": next((entry.rating for entry in reversed(record.feedback) if entry.rating is not None), None),
         "metadata": json.dumps(record.metadata, ensure_ascii=False),
         "prompt_hash": record.prompt_hash,
         "dedupe_hash": record.dedupe_hash,
