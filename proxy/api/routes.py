@@ -190,9 +190,7 @@ def routes(
         guarded("/v1/models/{id:path}", model, "GET", "model"),
         guarded("/v1/cord/traces", stored.list, "GET", "traces", "traces"),
         guarded("/v1/cord/traces/{id:path}", stored.one, "GET", "trace", "traces"),
-        guarded(
-            "/v1/feedback", FeedbackEndpoint(traces, feedback, options.max_body_bytes), "POST", "feedback", "feedback"
-        ),
+        guarded("/v1/feedback", take_feedback, "POST", "feedback", "feedback"),
         guarded("/v1/cord/searches", Searches(live), "GET", "searches", "traces"),
         guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events", "traces"),
         Route("/openapi.json", openapi, methods=["GET"]),
