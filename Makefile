@@ -7,7 +7,7 @@ comma := ,
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo serve check test lint backends test-backends test-clients test-ui test-real demo-real teachers bench-quality bench-real bench-overhead bench-scoring clean
+.PHONY: help install models demo serve check test lint backends test-backends test-clients test-ui test-real demo-real teachers bench-quality bench-real bench-overhead bench-scoring bench-search clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ teachers: install  ## train the embedded models anew (about three quarters of an
 
 bench-overhead: install .backends/litellm/.installed  ## what going straight through adds, beside LiteLLM's proxy
 	$(BIN)/python -m bench.overhead
+
+bench-search: install  ## what speculation is worth, in virtual time
+	$(BIN)/python -m bench.search
 
 bench-scoring: install  ## the scoring engine against plain forwards
 	$(BIN)/python -m bench.scoring

@@ -105,7 +105,7 @@ def test_a_request_is_decoded_by_all_teachers_and_leaves_a_trace(running: Runnin
     assert record.objective == ("predictive" if reference else "cross")
     assert record.references == ((reference,) if reference else ())
     assert {candidate.fate.partition(":")[0] for candidate in record.candidates} <= {
-        "won", "rank", "duplicate", "empty", "outranked",
+        "won", "rank", "duplicate", "empty", "outranked", "unscored", "speculative",
     }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_a_contrastive_score_asks_the_teacher_that_wrote_the_step(running: Runni
     scored = [candidate for candidate in record["candidates"] if candidate["score"]]
     assert record["objective"] == "contrastive" and scored
     for candidate in scored:
-        meta, proposer = candidate["score"]["parts"]
+        meta, proposer = candidate["score"]["per_model"]
         assert (meta["model"], proposer["model"]) == ("meta", candidate["teacher"])
         assert candidate["score"]["nats"] == pytest.approx(meta["nats"] - proposer["nats"])
 

@@ -133,3 +133,13 @@ def test_a_stopped_bench_goes_on_where_it_stood(tmp_path: Path) -> None:
     assert {row["problems"] for row in table["rows"]} == {3}
     assert "| greedy, cross |" in (tmp_path / "quality.md").read_text()
     assert (tmp_path / "quality.svg").read_text().startswith("<?xml")
+
+
+def test_the_search_bench_measures_in_virtual_time() -> None:
+    from bench import search
+
+    plain = search.measure(search.SEARCHES["beam of 4"], 0.4, 0, steps=6)
+    speculative = search.SEARCHES["beam of 4, speculative, ≤ 18 calls"]
+    ahead = search.measure(speculative, 0.4, 0, steps=6)
+    assert ahead.result.winner.text == plain.result.winner.text
+    assert ahead.seconds < plain.seconds and ahead.tokens > plain.tokens
