@@ -14,6 +14,7 @@ import anyio
 import httpx
 import pytest
 import uvicorn
+from anyio.abc import SocketAttribute, SocketStream
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -365,3 +366,35 @@ def test_tools_are_told_in_the_templates_own_words_or_in_ours(folder: Path) -> N
     assert own.render(messages, [TOOL]).startswith("TOOLS [{") and "can be called" not in own.render(messages, [TOOL])
     assert own.render(messages) == plain.render(messages)
     assert "can be called" in plain.render(messages[1:], [TOOL])
+
+
+@pytest.mark.parametrize("why", ["a stop text was read", "the call was cancelled"])
+async def test_server_sees_at_once_that_a_stream_is_over(why: str, folder: Path) -> None:
+    """Over a real socket; the next call goes out while the server still learns of it, on a connection of its own."""
+    cancelled = why == "the call was cancelled"
+    began, closed = anyio.Event(), anyio.Event()
+    event = b'data: {"choices": [{"text": " one\\n### Step 2"}]}\n\n' if not cancelled else b": writing\n\n"
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event)
+            began.set()
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+            closed.set()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/v1/"
+        async with httpx.AsyncClient(transport=PooledTransport(), base_url=url) as client:
+            model = CompatibleTeacher("t", "m", client, ChatTemplate.load(str(folder)), SILENT)
+            async with anyio.create_task_group() as calls:
+                calls.start_soon(model.write, ASK)
+                await began.wait()
+                if cancelled:
+                    calls.cancel_scope.cancel()
+            left_s = anyio.current_time()
+            await closed.wait()
+            assert anyio.current_time() - left_s < 0.1
+        group.cancel_scope.cancel()
