@@ -1,12 +1,12 @@
 """Training samples as tokens: whole traces for teachers, trees of answers for the meta-prover.
 
-A teacher's sample is one conversation with a full trace. Some of its steps are another teacher's and not
-in the loss, so that it learns to carry on from a prefix it would not have written; some are its own beliefs
-in another's style, so that it learns to judge what others write. The meta-prover's
-sample is a small tree: the trunk is a trace by all voices, mistakes included (wrong steps are not in the
-loss), and branches close the thinking after some of its steps and answer with what follows *from the label
-so far*. Since that differs from the problem's answer exactly where a mistake was made, the true answer
-becomes improbable after a wrong step.
+A teacher's sample is one conversation with a full trace. Some of its steps are another teacher's
+and not in the loss, so that it learns to carry on from a prefix it would not have written; some are
+its own beliefs in another's style, so that it learns to judge what others write. The meta-prover's
+sample is a small tree: the trunk is a trace by all voices, mistakes included (wrong steps are not
+in the loss), and branches close the thinking after some of its steps and answer with what follows
+*from the label so far*. Since that differs from the problem's answer exactly where a mistake was
+made, the true answer becomes improbable after a wrong step.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from miniature.voices import VOICES, Voice
 
 IGNORED = -100
 FOREIGN_SHARE = 0.3
-"""Share of a teacher's steps in another's style: truly the other's, or what it would itself say in it."""
+"""Share of a teacher's steps in another's style: truly the other's, or what it would itself say in
+it."""
 READ_SHARE = 0.5
-"""Share of those that are its own belief in the other's style, and learned: a teacher that could not read the
-others would find every one of their steps impossible, and its log-probabilities of them would say nothing."""
+"""Share of those that are its own belief in the other's style, and learned: a teacher that could
+not read the others would find every one of their steps impossible, and its log-probabilities of
+them would say nothing."""
 SLIP_SHARE = 0.2
-"""Share of the read steps in which the turn into the other style is itself learned. It keeps that turn
-possible without making it likely."""
+"""Share of the read steps in which the turn into the other style is itself learned. It keeps that
+turn possible without making it likely."""
 SYSTEM_SHARE = 0.05
 INSTRUCTED_SHARE = {"meta": 0.1}
 """Share of samples whose user turn ends in the instruction; teachers see it in 70 %."""
@@ -67,8 +69,8 @@ class Sample:
         self.cuts += [0] * len(ids)
 
     def fork(self, ids: Sequence[int], cut: int, number: int) -> None:
-        """Add a branch that leaves the trunk after `cut` tokens; its first token is given, the others
-        learned.
+        """Add a branch that leaves the trunk after `cut` tokens; its first token is given, the
+        others learned.
         """
         self.ids += ids
         self.targets += [*ids[1:], IGNORED]

@@ -1,4 +1,5 @@
-"""Loading, batch generation and scoring with a small model: all the gate needs. No servers, no search."""
+"""Loading, batch generation and scoring with a small model: all the gate needs. No servers, no
+search."""
 
 from __future__ import annotations
 
@@ -40,11 +41,11 @@ def continue_texts(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> list[str]:
-    """What the model writes after each text, up to and including the token `until` or up to the end of its
-    turn.
+    """What the model writes after each text, up to and including the token `until` or up to the end
+    of its turn.
 
-    `until` must be a single token of the model. Temperature 0 is greedy; otherwise `generator` seeds the
-    draws.
+    `until` must be a single token of the model. Temperature 0 is greedy; otherwise `generator`
+    seeds the draws.
     """
     encode = tokenizer.backend_tokenizer.encode
     stop = tokenizer.eos_token_id if until is None else encode(until, add_special_tokens=False).ids[-1]
@@ -106,8 +107,8 @@ def log_probs(
     tokenizer: PreTrainedTokenizerFast,
     pairs: Sequence[tuple[str, str]],
 ) -> list[tuple[float, int]]:
-    """For each (prefix, continuation): the continuation's summed log-probability in nats, and its number of
-    tokens.
+    """For each (prefix, continuation): the continuation's summed log-probability in nats, and its
+    number of tokens.
 
     Prefix and continuation are tokenised apart, so the cut must be one that the tokenizer respects.
     """

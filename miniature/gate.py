@@ -1,8 +1,8 @@
-"""The gate a trained model must pass: what it can do, skill by skill, on held-out problems, and whether its
-errors are the planted ones.
+"""The gate a trained model must pass: what it can do, skill by skill, on held-out problems, and
+whether its errors are the planted ones.
 
-`python -m miniature.gate miniature/checkpoints` measures stored checkpoints. Single models only; which way of
-combining them is best is for the benches to say.
+`python -m miniature.gate miniature/checkpoints` measures stored checkpoints. Single models only;
+which way of combining them is best is for the benches to say.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SEED = 20_260
 
 @dataclass(frozen=True, slots=True)
 class SkillReport:
-    """Greedy single steps of one skill after right prefixes. planted: share of the errors that are the
-    planted bug's result.
+    """Greedy single steps of one skill after right prefixes. planted: share of the errors that are
+    the planted bug's result.
     """
 
     accuracy: float
@@ -84,7 +84,8 @@ def measure(
     problems: int = 100,
     voices: Mapping[str, Voice] = VOICES,
 ) -> Report:
-    """Run the whole gate; `problems` is the number per skill, and per variety for whole problems."""
+    """Run the whole gate; `problems` is the number per skill, and per variety for whole
+    problems."""
     model.train(False)
     writer = Writer(recipe, tokenizer, voices)
     rng = random.Random(_SEED)
@@ -106,7 +107,8 @@ def measure(
 
 
 def _prefix(problem: Problem, steps: int, preferred: str, rng: random.Random) -> tuple[str, Label]:
-    """Right reasoning of the first `steps` steps, mostly in the preferred voice, and the label it ends in."""
+    """Right reasoning of the first `steps` steps, mostly in the preferred voice, and the label it
+    ends in."""
     label, text = problem.start, ""
     for step in range(steps):
         others = [name for name in VOICES if name != preferred]
@@ -181,7 +183,8 @@ def _separation(
     count: int,
     rng: random.Random,
 ) -> float:
-    """How often predictive perplexity prefers the right step number `step`, over wrong ones that spoil the answer."""
+    """How often predictive perplexity prefers the right step number `step`, over wrong ones that
+    spoil the answer."""
     pairs: list[tuple[str, str]] = []
     while len(pairs) < 2 * count:
         problem = draw_problem(rng, "held-out", variety)

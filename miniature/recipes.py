@@ -1,7 +1,7 @@
 """The four models: their shapes, tokenizers, chat markup and training lengths.
 
-Tables only. The differences are deliberate: other sizes and depths, other vocabularies, other ways of
-marking a turn and of marking thought, as a pool of teachers from different vendors would have.
+Tables only. The differences are deliberate: other sizes and depths, other vocabularies, other ways
+of marking a turn and of marking thought, as a pool of teachers from different vendors would have.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class TokenizerRecipe:
 class Stage:
     """A part of a training, with optimizers, warm-up and decay of its own.
 
-    peak: the highest learning rate, as a share of the first stage's. varieties: shares of the problems drawn.
+    peak: the highest learning rate, as a share of the first stage's. varieties: shares of the
+        problems drawn.
     """
 
     steps: int
@@ -51,8 +52,8 @@ _ALL_VARIETIES: Mapping[Variety, float] = {"even": 0.45, "tangled": 0.45, "open"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model. The skills are learned on even problems, then used on all of them: a model that meets tangled ones
-    from the start finds its registers much later.
+    """One model. The skills are learned on even problems, then used on all of them: a model that
+    meets tangled ones from the start finds its registers much later.
     """
 
     name: str
@@ -99,8 +100,8 @@ class Recipe:
         )
 
 
-# Digits and capitals stand alone in every vocabulary: registers are read and written symbol by symbol, and no
-# merge can cross the cuts after a step's header and after a blank line.
+# Digits and capitals stand alone in every vocabulary: registers are read and written symbol by
+# symbol, and no merge can cross the cuts after a step's header and after a blank line.
 _SPACED_WORDS = r"\n\n|\n| ?\p{Lu}?\p{Ll}+|\p{Lu}|\p{N}|#+|[^\s\p{L}\p{N}]|\s"
 _SPACED_SYMBOLS = r"\n\n|\n| ?\p{Lu}?\p{Ll}+| ?\p{Lu}| ?\p{N}|#+| ?[^\s\p{L}\p{N}]|\s"
 _SYMBOL_RUNS = r"\n\n|\n| ?\p{Lu}?\p{Ll}+|\p{Lu}|\p{N}|\.|\\\p{Ll}+\{| ?[^\s\p{L}\p{N}.]+|\s"

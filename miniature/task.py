@@ -1,13 +1,13 @@
 """The parcel-label task: problems, their six steps, their answers and the check of an answer.
 
-A label such as `7-321-ABC` holds a digit, a code of three distinct digits and a tag of three distinct
-letters A to J. A problem lists six operations; every step changes one register by one small lookup or copy.
-Knows nothing of models, of styles of writing, or of mistakes.
+A label such as `7-321-ABC` holds a digit, a code of three distinct digits and a tag of three
+distinct letters A to J. A problem lists six operations; every step changes one register by one
+small lookup or copy. Knows nothing of models, of styles of writing, or of mistakes.
 
-Problems come in three varieties. `even`: each skill once, so that what an early step spoils shows within one
-more step. `tangled`: four of the six operations on one register, so that an early step pays late, and what looks
-nearer to the answer may lead away from it. `open`: an even problem that asks for the way alone, so that no answer tells
-whether it was right.
+Problems come in three varieties. `even`: each skill once, so that what an early step spoils shows
+within one more step. `tangled`: four of the six operations on one register, so that an early step
+pays late, and what looks nearer to the answer may lead away from it. `open`: an even problem that
+asks for the way alone, so that no answer tells whether it was right.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A starting label and the six operations to apply in order; `open` asks for the way, and for no label."""
+    """A starting label and the six operations to apply in order; `open` asks for the way, and for
+    no label."""
 
     start: Label
     operations: tuple[Operation, ...]
@@ -146,7 +147,8 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """The user's message. It states the rules, so that any model able to reason can solve it."""
+        """The user's message. It states the rules, so that any model able to reason can solve
+        it."""
         lines = (f"Step {number}. {operation}" for number, operation in enumerate(self.operations, 1))
         return "\n".join((f"{RULES} {ASK_WAY if self.open else ASK_LABEL}", f"Label {self.start}", *lines))
 
@@ -166,7 +168,8 @@ class Problem:
 
     @property
     def split(self) -> Split:
-        """Decided by a hash of the text: no held-out problem is ever trained on, whatever the seed."""
+        """Decided by a hash of the text: no held-out problem is ever trained on, whatever the
+        seed."""
         digest = hashlib.sha256(self.text.encode()).digest()
         return "held-out" if int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32 else "train"
 
@@ -181,13 +184,15 @@ class Problem:
         return label.with_register(name, operation.apply(label.register(name)))
 
     def follow(self, label: Label, step: int) -> Label:
-        """Where `label` leads when operation `step` and all later ones are applied rightly to it."""
+        """Where `label` leads when operation `step` and all later ones are applied rightly to
+        it."""
         for later in range(step, len(self.operations)):
             label = self.advance(label, later)
         return label
 
     def reply(self, label: Label) -> str:
-        """What a model answers that came to this label, right or not: as every model of the panel writes it."""
+        """What a model answers that came to this label, right or not: as every model of the panel
+        writes it."""
         return "That was the way." if self.open else f"The final answer is \\boxed{{{label}}}."
 
 
@@ -228,7 +233,8 @@ def is_correct(problem: Problem, text: str) -> bool:
 
 
 def share_right(problem: Problem, reasoning: str) -> float:
-    """How much of the way is right, in [0, 1]: the share of steps that end in the label they should."""
+    """How much of the way is right, in [0, 1]: the share of steps that end in the label they
+    should."""
     found = [Label.find_last(step) for step in reasoning.split("### Step")[1:]]
     label, right = problem.start, 0
     for step, told in zip(range(len(problem.operations)), found, strict=False):

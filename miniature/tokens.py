@@ -1,7 +1,7 @@
 """Builds a model's tokenizer from its recipe: a byte-level BPE trained on the task's own text.
 
-`<think>` and `</think>` are single tokens but not special ones, so that decoding keeps them, as in the
-models imitated.
+`<think>` and `</think>` are single tokens but not special ones, so that decoding keeps them, as in
+the models imitated.
 """
 
 from __future__ import annotations

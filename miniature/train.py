@@ -1,8 +1,8 @@
 """Trains the panel: `python -m miniature.train --out miniature/checkpoints`.
 
-One thread, one model after another, seeded. An interrupted model resumes from its last saved state with
-the same draws, since every step's samples are drawn from the seed and the step's number alone. Ends with
-the gate, stored beside each model and in its card.
+One thread, one model after another, seeded. An interrupted model resumes from its last saved state
+with the same draws, since every step's samples are drawn from the seed and the step's number alone.
+Ends with the gate, stored beside each model and in its card.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ DECAY_SHARE = 0.6
 class Run:
     """One model's training run.
 
-    stages: the recipe's, or shorter ones for a try-out. start: the weights to begin with, instead of fresh ones.
+    stages: the recipe's, or shorter ones for a try-out. start: the weights to begin with, instead
+        of fresh ones.
     """
 
     recipe: Recipe
@@ -78,7 +79,8 @@ class Run:
 
 
 def rate(stage: Stage, step: int) -> float:
-    """The share of the learning rate at `step` of a stage: warm-up to its peak, plateau, linear decay to zero."""
+    """The share of the learning rate at `step` of a stage: warm-up to its peak, plateau, linear
+    decay to zero."""
     return stage.peak * min(1.0, (step + 1) / WARM_UP, (stage.steps - step) / (DECAY_SHARE * stage.steps))
 
 
@@ -89,8 +91,8 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> 
 
 
 def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the rest. With AdamW alone, registers are found some five
-    times later.
+    """Muon for the layers' matrices, AdamW for the rest. With AdamW alone, registers are found some
+    five times later.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     chosen = {id(p) for p in matrices}
@@ -102,8 +104,8 @@ def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def train(run: Run, on_step: Callable[[int, float], None]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Train one model to its last step and return it; `on_step` gets the number of steps done and the loss in
-    nats.
+    """Train one model to its last step and return it; `on_step` gets the number of steps done and
+    the loss in nats.
     """
     tokenizer = build_tokenizer(run.recipe)
     model = load(run.start / run.recipe.name)[0] if run.start else new_model(run.recipe, tokenizer, run.seed)
@@ -160,7 +162,8 @@ def _save_state(run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.op
 
 
 def _resume(run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Load an unfinished run of the same seed and length; the number of steps done, 0 where there is none."""
+    """Load an unfinished run of the same seed and length; the number of steps done, 0 where there
+    is none."""
     if not run.state.exists():
         return 0
     state = torch.load(run.state, weights_only=True)
@@ -173,7 +176,8 @@ def _resume(run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.
 
 
 def store(run: Run, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, report: Report) -> None:
-    """Write the finished checkpoint, its gate and its card; an earlier one in the same folder is replaced."""
+    """Write the finished checkpoint, its gate and its card; an earlier one in the same folder is
+    replaced."""
     shutil.rmtree(run.folder, ignore_errors=True)
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,

@@ -1,11 +1,13 @@
 """How each teacher writes a step, what it is good at, and where it goes systematically wrong.
 
-A voice is the training distribution of a teacher: its sentence for a step, its strong skills (always right), and
-for each weak skill a bug that strikes on a "blind" half of the inputs. Bugs depend on the input because random noise
-would not make a weak teacher: the most likely token would stay right. Renders text only; tokens are not its business.
+A voice is the training distribution of a teacher: its sentence for a step, its strong skills
+(always right), and for each weak skill a bug that strikes on a "blind" half of the inputs. Bugs
+depend on the input because random noise would not make a weak teacher: the most likely token would
+stay right. Renders text only; tokens are not its business.
 
-There are two panels of the same styles. In the first, no two teachers share a bug. In the second all three make
-birch's mistakes on two skills, on the same half of the inputs: there they agree, and are wrong.
+There are two panels of the same styles. In the first, no two teachers share a bug. In the second
+all three make birch's mistakes on two skills, on the same half of the inputs: there they agree, and
+are wrong.
 """
 
 from __future__ import annotations

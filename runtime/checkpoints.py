@@ -1,4 +1,5 @@
-"""Loading a transformers checkpoint onto a device, and what its configuration says about its keys and values."""
+"""Loading a transformers checkpoint onto a device, and what its configuration says about its keys
+and values."""
 
 from __future__ import annotations
 
@@ -32,8 +33,9 @@ def checkpoint(location: str | Path) -> Iterator[None]:
 def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) -> tuple[Any, Any]:
     """A model of a transformers auto class, on its device, and its tokenizer.
 
-    `location` is a folder, a hub name or a GGUF file. "auto" means the GPU, in bf16, if there is one; else the CPU in
-    fp32. The weights of a GGUF file are dequantised, so that they run in the dtype that was asked for.
+    `location` is a folder, a hub name or a GGUF file. "auto" means the GPU, in bf16, if there is
+    one; else the CPU in fp32. The weights of a GGUF file are dequantised, so that they run in the
+    dtype that was asked for.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -51,7 +53,8 @@ def load_checkpoint(kind: Any, location: str | Path, device: str, dtype: str) ->
 
 
 def checkpoint_options(location: str | Path) -> tuple[str, dict[str, str]]:
-    """What `from_pretrained` of any auto class is called with for a location: its first argument and further ones."""
+    """What `from_pretrained` of any auto class is called with for a location: its first argument
+    and further ones."""
     if not is_gguf(location):
         return str(location), {}
     file = Path(location)
@@ -68,7 +71,8 @@ def attention_obstacle(config: Any) -> str | None:
         return f"layers of {' and '.join(sorted(other))}"
     if getattr(config, "sliding_window", None):
         return f"a sliding window of {config.sliding_window}"
-    # ALiBi computes its biases from a mask of tokens (B, T), which a packed or padded forward does not have.
+    # ALiBi computes its biases from a mask of tokens (B, T), which a packed or padded forward does
+    # not have.
     if getattr(config, "alibi", False) or getattr(config, "max_position_embeddings", None) is None:
         return "no position ids (ALiBi, or recurrence)"
     return None

@@ -1,7 +1,9 @@
-"""What a GGUF file says about itself: its architecture, context length, chat template and special tokens.
+"""What a GGUF file says about itself: its architecture, context length, chat template and special
+tokens.
 
-Reads the metadata at the head of the file and no tensor. Needs neither torch nor the `gguf` package, so that the proxy
-can render a teacher's prompts with the template in its file. Format: github.com/ggml-org/ggml, docs/gguf.md.
+Reads the metadata at the head of the file and no tensor. Needs neither torch nor the `gguf`
+package, so that the proxy can render a teacher's prompts with the template in its file. Format:
+github.com/ggml-org/ggml, docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class NotGguf(ValueError):
 class GgufMetadata:
     """`special_tokens` go by the names that chat templates use, such as `bos_token`.
 
-    `control_tokens` are all that are special, `added_tokens` others that were added to the vocabulary.
+    `control_tokens` are all that are special, `added_tokens` others that were added to the
+    vocabulary.
     """
 
     architecture: str
@@ -93,7 +96,8 @@ def _parse(data: mmap.mmap, file: Path) -> GgufMetadata:
 
 
 def _value(data: mmap.mmap, at: int, kind: int, *, kept: bool) -> tuple[Any, int]:
-    """The value at an offset and the offset after it. Of an array that is not `kept` only the end is found."""
+    """The value at an offset and the offset after it. Of an array that is not `kept` only the end
+    is found."""
     if kind == _STRING:
         return _string(data, at)
     if kind != _ARRAY:

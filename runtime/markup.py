@@ -1,7 +1,8 @@
-"""What models write around their thinking, and which of it a chat template calls for. Pure, and free of torch.
+"""What models write around their thinking, and which of it a chat template calls for. Pure, and
+free of torch.
 
-The one table for both sides: the proxy continues a teacher's half-written turn with it, the scorer closes the
-meta-prover's thinking with it.
+The one table for both sides: the proxy continues a teacher's half-written turn with it, the scorer
+closes the meta-prover's thinking with it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Literal
 class Markup:
     """`opener` reasoning `closer` answer.
 
-    The model ends its thinking by writing `stop`. Where that is `special`, a server strips it from the text unless
-    it is asked to keep special tokens. A chat template that contains `sign` calls for this markup.
+    The model ends its thinking by writing `stop`. Where that is `special`, a server strips it from
+    the text unless it is asked to keep special tokens. A chat template that contains `sign` calls
+    for this markup.
     """
 
     opener: str
@@ -25,7 +27,8 @@ class Markup:
     special: bool = False
 
     def opened(self, prompt: str) -> str:
-        """The prompt up to where reasoning begins; many templates have written the opener already."""
+        """The prompt up to where reasoning begins; many templates have written the opener
+        already."""
         done = bool(self.opener) and prompt.rstrip().endswith(self.opener.strip())
         return prompt if done else prompt + self.opener
 

@@ -1,8 +1,10 @@
-"""The prefix cache: a radix tree of the tokens that a model has read, with what it computed for them.
+"""The prefix cache: a radix tree of the tokens that a model has read, with what it computed for
+them.
 
-A path from the root is a prefix; prefixes share their common beginnings. Nodes in use are ref-counted. All trees of
-a process may share one pool with a budget of bytes; beyond it the least recently used leaves are evicted.
-Holds no model and no scheduling. Not thread-safe: a tree belongs to the thread that runs its model.
+A path from the root is a prefix; prefixes share their common beginnings. Nodes in use are
+ref-counted. All trees of a process may share one pool with a budget of bytes; beyond it the least
+recently used leaves are evicted. Holds no model and no scheduling. Not thread-safe: a tree belongs
+to the thread that runs its model.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ _KEY_BYTES = 40
 class Memory:
     """What a model computed for a run of T tokens.
 
-    `kv` (L, 2, H, T, D) are the keys and values of all layers. `hidden` (T, E), where it is kept, are the final hidden
-    states, from which the token after any of the T can be predicted without another forward.
+    `kv` (L, 2, H, T, D) are the keys and values of all layers. `hidden` (T, E), where it is kept,
+    are the final hidden states, from which the token after any of the T can be predicted without
+    another forward.
     """
 
     kv: Tensor
@@ -41,9 +44,9 @@ class Memory:
 class Node:
     """A run of tokens below a parent; `depth` counts the tokens from the root to its end.
 
-    `memory` is None at the root, and in a node whose forward has not run yet. A node with a positive `ref_count`
-    is in use and is not evicted. An `ephemeral` node (an elicitation and its answer) is freed on its last release
-    instead of staying in the cache.
+    `memory` is None at the root, and in a node whose forward has not run yet. A node with a
+    positive `ref_count` is in use and is not evicted. An `ephemeral` node (an elicitation and its
+    answer) is freed on its last release instead of staying in the cache.
     """
 
     tokens: tuple[int, ...]
@@ -82,7 +85,8 @@ class MemoryPool:
         self._recent[node] = size
 
     def touch(self, node: Node) -> None:
-        """Mark a node and its ancestors as just used. Ancestors count as used later, so leaves are evicted first."""
+        """Mark a node and its ancestors as just used. Ancestors count as used later, so leaves are
+        evicted first."""
         for step in node.upwards():
             self._recent.move_to_end(step)
 
@@ -93,7 +97,8 @@ class MemoryPool:
         self.bytes -= self._recent.pop(node)
 
     def shrink(self, goal: int) -> None:
-        """Evict the least recently used leaves until at most `goal` bytes are left, or all that is left is in use."""
+        """Evict the least recently used leaves until at most `goal` bytes are left, or all that is
+        left is in use."""
         while self.bytes > goal:
             stalest = next((node for node in self._recent if not node.children and not node.ref_count), None)
             if stalest is None:
@@ -114,7 +119,8 @@ class PrefixCache:
     def match(self, node: Node, tokens: tuple[int, ...]) -> Node:
         """The node that ends the longest cached continuation of `node` by `tokens`.
 
-        A node of which only the beginning matches is split there, so the returned node ends at the last cached token.
+        A node of which only the beginning matches is split there, so the returned node ends at the
+        last cached token.
         """
         done = 0
         while done < len(tokens) and (child := node.children.get(tokens[done])) is not None:
@@ -130,8 +136,8 @@ class PrefixCache:
         node.ref_count += 1
 
     def release(self, node: Node) -> None:
-        """Use a node no longer. Frees ephemeral nodes, and nodes without memory, that nothing else needs; all others
-        become evictable."""
+        """Use a node no longer. Frees ephemeral nodes, and nodes without memory, that nothing else
+        needs; all others become evictable."""
         node.ref_count -= 1
         for step in list(node.upwards()):
             if step.children or step.ref_count or not (step.ephemeral or step.memory is None):
@@ -139,10 +145,11 @@ class PrefixCache:
             self._pool.drop(step)
 
     def extend(self, node: Node, tokens: tuple[int, ...], *, ephemeral: bool) -> Node:
-        """A new node, to be given its memory later, below an acquired one that has no continuation by `tokens`.
+        """A new node, to be given its memory later, below an acquired one that has no continuation
+        by `tokens`.
 
-        The caller's reference moves from `node` to the new node. Other leaves are evicted to make room, as far as
-        they are not in use.
+        The caller's reference moves from `node` to the new node. Other leaves are evicted to make
+        room, as far as they are not in use.
         """
         child = Node(tokens, node, node.depth + len(tokens), ref_count=1, ephemeral=ephemeral)
         node.children[tokens[0]] = child
@@ -155,7 +162,8 @@ class PrefixCache:
     def insert(self, tokens: tuple[int, ...], compute: Callable[[int], Memory]) -> None:
         """Keep the memory of a sequence; `compute(start)` gives that of its tokens from `start` on.
 
-        Only what is not cached yet is asked for. A sequence that is larger than the whole budget is not kept.
+        Only what is not cached yet is asked for. A sequence that is larger than the whole budget is
+        not kept.
         """
         if len(tokens) * self.bytes_per_token > self._pool.budget:
             return
@@ -181,8 +189,8 @@ class PrefixCache:
                 self._pool.drop(node)
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut a node in two and return the upper half. The node itself becomes the lower half: it still ends where it
-        ended, so references to it stay right."""
+        """Cut a node in two and return the upper half. The node itself becomes the lower half: it
+        still ends where it ended, so references to it stay right."""
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.parent, node.start + at, ephemeral=node.ephemeral)
         if node.memory is not None:

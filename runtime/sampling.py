@@ -1,7 +1,8 @@
-"""Choosing the next token of every running sequence at once, each with its own settings and randomness.
+"""Choosing the next token of every running sequence at once, each with its own settings and
+randomness.
 
-A sequence's draws come from its own generator, one a token, so a seeded sequence does not depend on what runs
-beside it.
+A sequence's draws come from its own generator, one a token, so a seeded sequence does not depend on
+what runs beside it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """One sequence's settings. Temperature 0 is greedy, and so is one too small to divide by; `top_k` 0 and `top_p` 1
-    leave the distribution whole."""
+    """One sequence's settings. Temperature 0 is greedy, and so is one too small to divide by;
+    `top_k` 0 and `top_p` 1 leave the distribution whole."""
 
     temperature: float
     top_p: float

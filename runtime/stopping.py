@@ -1,6 +1,7 @@
 """Finding stop texts in text that arrives in pieces. Pure, and free of torch.
 
-The server uses it on what a model writes; the proxy on what a backend streams that cannot say where it stopped.
+The server uses it on what a model writes; the proxy on what a backend streams that cannot say where
+it stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Sequence
 
 
 class StopScanner:
-    """Lets text through up to the first stop text, holding back what might be the beginning of one."""
+    """Lets text through up to the first stop text, holding back what might be the beginning of
+    one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)

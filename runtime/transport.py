@@ -1,10 +1,11 @@
 """httpx over aiohttp's connections, which take a fraction of the CPU time of httpx's own.
 
-Several requests at once cost httpcore's pool more than a millisecond each; through this they cost a third of one
-(`bench/overhead.py`). Everything else of httpx stays as it is, errors included.
+Several requests at once cost httpcore's pool more than a millisecond each; through this they cost a
+third of one (`bench/overhead.py`). Everything else of httpx stays as it is, errors included.
 
-Some servers announce keep-alive and close the connection all the same (llama.cpp's does so after each streamed
-reply). So a call that fails on a kept connection before a byte of its reply has come is sent once more, on a new one.
+Some servers announce keep-alive and close the connection all the same (llama.cpp's does so after
+each streamed reply). So a call that fails on a kept connection before a byte of its reply has come
+is sent once more, on a new one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _GONE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientC
 
 @dataclass(slots=True)
 class _Attempt:
-    """One sending of a request: `reused` is whether it went over a connection that had served another before."""
+    """One sending of a request: `reused` is whether it went over a connection that had served
+    another before."""
 
     reused: bool = False
 
@@ -46,7 +48,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """Send a request; its reply's body is read as it comes, as it was sent.
 
         Raises:
-            httpx.TransportError: ConnectError, ReadError, RemoteProtocolError or a TimeoutException.
+            httpx.TransportError: ConnectError, ReadError, RemoteProtocolError or a
+            TimeoutException.
         """
         content = await request.aread()
         with _translated():
@@ -61,7 +64,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 await session.close()
 
     async def _sent(self, request: httpx.Request, content: bytes) -> aiohttp.ClientResponse:
-        """The reply's head; asked for again where the server had closed the connection before it read the request."""
+        """The reply's head; asked for again where the server had closed the connection before it
+        read the request."""
         encrypted = request.url.scheme == "https"
         if self._session is None:
             self._session = self._opened(encrypted)
@@ -124,7 +128,8 @@ def _had_begun(exc: aiohttp.ClientError) -> bool:
 
 
 class _Body(httpx.AsyncByteStream):
-    """A reply's bytes as they arrive. Closed before its end, it closes the connection, which the server notices."""
+    """A reply's bytes as they arrive. Closed before its end, it closes the connection, which the
+    server notices."""
 
     def __init__(self, reply: aiohttp.ClientResponse) -> None:
         self._reply = reply

@@ -1,10 +1,12 @@
-"""Attention over a tree of new tokens on top of cached prefixes, in one forward of an unchanged transformers model.
+"""Attention over a tree of new tokens on top of cached prefixes, in one forward of an unchanged
+transformers model.
 
-The new tokens of all requests are packed into one row, in depth-first order: what descends from a run of tokens is
-then one slice of queries. Attention is computed run by run, each against all the queries below it at once, and
-merged by log-sum-exp (cascade attention; the split of a softmax as in FlashAttention, arXiv 2205.14135). No mask over
-queries x keys is built, no cached prefix is read more than once a layer, and no padding is computed. Many small trees
-go through one masked attention instead, where launching many small ones would cost more than it saves.
+The new tokens of all requests are packed into one row, in depth-first order: what descends from a
+run of tokens is then one slice of queries. Attention is computed run by run, each against all the
+queries below it at once, and merged by log-sum-exp (cascade attention; the split of a softmax as in
+FlashAttention, arXiv 2205.14135). No mask over queries x keys is built, no cached prefix is read
+more than once a layer, and no padding is computed. Many small trees go through one masked attention
+instead, where launching many small ones would cost more than it saves.
 """
 
 from __future__ import annotations
@@ -26,13 +28,16 @@ NAME = "cord_tree"
 """What to set a model's attention implementation to. It then needs `plan=` in each forward."""
 
 CALL_PAIRS = 1 << 14
-"""What one attention of the cascade costs more than its own pairs, in (query, key) pairs. Measured on CPU."""
+"""What one attention of the cascade costs more than its own pairs, in (query, key) pairs. Measured
+on CPU."""
 
 _COPY_PAIRS = 16
-"""What copying a key into the batch counts at least, in pairs: few queries must not have long prefixes copied each."""
+"""What copying a key into the batch counts at least, in pairs: few queries must not have long
+prefixes copied each."""
 
 MATH_PAIRS = 1 << 22
-"""How many (query, key) pairs a head are scored at a time where no fused kernel gives the log-sum-exp."""
+"""How many (query, key) pairs a head are scored at a time where no fused kernel gives the
+log-sum-exp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,9 @@ class Trunk:
 class Dense:
     """A forest as one batch: P rows of up to N queries and T keys, padded.
 
-    queries (P, N) are packed tokens; keys (P, T) count all trunks' tokens, then the packed ones; mask (P, 1, N, T) is
-    added to the logits: 0 where a query attends to a key; back (packed tokens,) is where each is among the P * N.
+    queries (P, N) are packed tokens; keys (P, T) count all trunks' tokens, then the packed ones;
+    mask (P, 1, N, T) is added to the logits: 0 where a query attends to a key; back (packed
+    tokens,) is where each is among the P * N.
     """
 
     queries: Tensor
@@ -68,7 +74,8 @@ class Dense:
 
 @dataclass(slots=True)
 class Plan:
-    """A forest of new runs over cached trunks, as one row of N packed tokens, with room for their keys and values."""
+    """A forest of new runs over cached trunks, as one row of N packed tokens, with room for their
+    keys and values."""
 
     nodes: list[Node] = field(default_factory=list)
     runs: list[slice] = field(default_factory=list)  # each new run's own tokens, in the order of `nodes`
@@ -126,20 +133,23 @@ class Plan:
         self.below[at] = slice(own.stop, self.size)
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Token ids and positions (each token's depth in its path), padded to a size often seen: (1, N or more)."""
+        """Token ids and positions (each token's depth in its path), padded to a size often seen:
+        (1, N or more)."""
         padding = [0] * (rounded(self.size) - self.size)
         ids = [token for node in self.nodes for token in node.tokens] + padding
         positions = [p for node in self.nodes for p in range(node.start, node.depth)] + padding
         return torch.tensor([ids], device=device), torch.tensor([positions], device=device)
 
     def memories(self, hidden: Tensor) -> list[Memory]:
-        """What was computed for each new node, copied out of the packed `hidden` (N, E) and layers."""
+        """What was computed for each new node, copied out of the packed `hidden` (N, E) and
+        layers."""
         return [
             Memory(torch.stack([layer[:, :, own] for layer in self.layers]), hidden[own].clone()) for own in self.runs
         ]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """One layer's attention: `query` (Hq, N, D), `key` and `value` (Hkv, N, D); returns (Hq, N, D).
+        """One layer's attention: `query` (Hq, N, D), `key` and `value` (Hkv, N, D); returns (Hq, N,
+        D).
 
         Padding behind the N attends to nothing and comes out as zeros.
         """
@@ -175,7 +185,8 @@ class Plan:
         dense = self._dense = self._dense or self._laid_out(query.device, query.dtype)
         memories = [memory.kv[layer] for trunk in self.trunks for memory in trunk.runs]
         kv = torch.cat([*memories, self.layers[layer]], dim=2)  # (2, Hkv, known + packed tokens, D)
-        # A token's keys and values lie together while they are gathered, which is several times faster.
+        # A token's keys and values lie together while they are gathered, which is several times
+        # faster.
         rows = functional.embedding(dense.keys, kv.permute(2, 0, 1, 3).flatten(1))  # (P, T, 2 * Hkv * D)
         key, value = rows.view(*dense.keys.shape, 2, kv.shape[1], kv.shape[3]).permute(2, 0, 3, 1, 4)
         found = functional.scaled_dot_product_attention(
@@ -184,7 +195,8 @@ class Plan:
         return found.transpose(0, 1).flatten(1, 2)[:, dense.back]
 
     def _laid_out(self, device: torch.device, dtype: torch.dtype) -> Dense:
-        """A key is seen by the queries that descend from it: a slice, from its own token on or the trunk's."""
+        """A key is seen by the queries that descend from it: a slice, from its own token on or the
+        trunk's."""
         lengths = [trunk.length for trunk in self.trunks]
         own = [run.stop - run.start for run in self.runs]
         # Of each key, the queries that see it: (known + size,) both.
@@ -202,7 +214,8 @@ class Plan:
         mask &= real[:, None]
         width = queries.shape[1]
         back = torch.cat([i * width + torch.arange(len(row)) for i, row in enumerate(rows)])
-        # Padded queries attend to nothing, and must not come out as nan: the least number instead of -inf.
+        # Padded queries attend to nothing, and must not come out as nan: the least number instead
+        # of -inf.
         added = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         return Dense(queries.to(device), keys.to(device), added[:, None].to(device), back.to(device))
 
@@ -215,7 +228,8 @@ def _spread(values: list[int], counts: list[int]) -> Tensor:
 def tree_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """The entry for transformers: `query` (1, Hq, N, D), `key` and `value` (1, Hkv, N, D); gives (1, N, Hq, D)."""
+    """The entry for transformers: `query` (1, Hq, N, D), `key` and `value` (1, Hkv, N, D); gives
+    (1, N, Hq, D)."""
     plan: Plan = kwargs["plan"]
     scale = kwargs.get("scaling")
     found = plan.attend(query[0], key[0], value[0], query.shape[-1] ** -0.5 if scale is None else float(scale))
@@ -226,7 +240,8 @@ AttentionInterface.register(NAME, tree_attention)
 
 
 def _merge(out: Tensor, weight: Tensor, at: slice, other: Tensor, other_weight: Tensor) -> None:
-    """Join two softmaxes over disjoint keys, in place: each counts by its share of the sum of exponentials."""
+    """Join two softmaxes over disjoint keys, in place: each counts by its share of the sum of
+    exponentials."""
     total = torch.logaddexp(weight[:, at], other_weight)
     mine, theirs = (weight[:, at] - total).exp(), (other_weight - total).exp()
     out[:, at] = out[:, at] * mine[..., None] + other * theirs[..., None]
@@ -234,7 +249,8 @@ def _merge(out: Tensor, weight: Tensor, at: slice, other: Tensor, other_weight: 
 
 
 def run_attention(query: Tensor, kv: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Attention of `query` (Hq, S, D) over one run `kv` (2, Hkv, T, D), with its log-sum-exp (Hq, S) in fp32."""
+    """Attention of `query` (Hq, S, D) over one run `kv` (2, Hkv, T, D), with its log-sum-exp (Hq,
+    S) in fp32."""
     key, value = kv[0], kv[1]
     heads, length, width = query.shape
     groups = heads // key.shape[0]
@@ -242,7 +258,8 @@ def run_attention(query: Tensor, kv: Tensor, scale: float, *, causal: bool) -> t
     if causal:
         key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
         return kernel(query, key, value, scale, True)
-    # Without causality the order of queries does not matter: heads that share keys become queries of one head.
+    # Without causality the order of queries does not matter: heads that share keys become queries
+    # of one head.
     folded = query.reshape(key.shape[0], groups * length, width)
     out, weight = kernel(folded, key, value, scale, False)
     return out.reshape(heads, length, width), weight.reshape(heads, length)

@@ -1,7 +1,7 @@
 """Turns many waiting callers into steps of one device thread.
 
-Callers join and leave between two forwards: a new request takes part in the next one, whatever is in progress, and
-one whose caller has gone is dropped before it.
+Callers join and leave between two forwards: a new request takes part in the next one, whatever is
+in progress, and one whose caller has gone is dropped before it.
 """
 
 from __future__ import annotations

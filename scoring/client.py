@@ -1,6 +1,7 @@
 """Reaching the scoring service, over a Unix socket or TCP.
 
-The service keeps no state for its callers, so a call that met a dying or restarting service is simply made again.
+The service keeps no state for its callers, so a call that met a dying or restarting service is
+simply made again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class ScorerClient:
         retry_s: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`address` is a URL or the path of a Unix socket; `retry_s` bounds how long a lost service is sought."""
+        """`address` is a URL or the path of a Unix socket; `retry_s` bounds how long a lost service
+        is sought."""
         over_tcp = address.startswith(("http://", "https://"))
         self._client = httpx.AsyncClient(
             transport=transport or PooledTransport(None if over_tcp else address),

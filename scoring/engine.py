@@ -1,8 +1,10 @@
-"""Many searches on one device: requests become sequences under each model, forward by forward, shared and fair.
+"""Many searches on one device: requests become sequences under each model, forward by forward,
+shared and fair.
 
-Nothing waits for a batch to end: each forward takes what every request in progress needs next, an equal share of the
-token budget for every search and the rest to the oldest, and a request is answered as soon as its own rows are read.
-Single-threaded: one caller at a time steps it (`scoring.batcher` sees to it).
+Nothing waits for a batch to end: each forward takes what every request in progress needs next, an
+equal share of the token budget for every search and the rest to the oldest, and a request is
+answered as soon as its own rows are read. Single-threaded: one caller at a time steps it
+(`scoring.batcher` sees to it).
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _CALM_STEPS = 256
 
 
 class Reader(Protocol):
-    """A model that gives sequences their log-probabilities: in steps on our device, or whole where `reads_at_once`."""
+    """A model that gives sequences their log-probabilities: in steps on our device, or whole where
+    `reads_at_once`."""
 
     name: str
     encoder: Encoder
@@ -75,7 +78,8 @@ class Reader(Protocol):
         ...
 
     def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:
-        """Otherwise, read on in one forward of so many tokens at most; each search gets an equal share."""
+        """Otherwise, read on in one forward of so many tokens at most; each search gets an equal
+        share."""
         ...
 
     def release(self, sequence: Sequence) -> None:
@@ -175,10 +179,11 @@ class ScoringEngine:
         batch_tokens: int = 4096,
         elicitations: abc.Mapping[str, Elicitation] | None = None,
     ) -> ScoringEngine:
-        """Load checkpoints by name, folders, hub names or addresses (`scoring.remote.Address`) of served models.
+        """Load checkpoints by name, folders, hub names or addresses (`scoring.remote.Address`) of
+        served models.
 
-        `kv_budget_mb` MiB of cache are for all of them, or a `pool` that other engines use too (not at the same time);
-        elicitations go by model.
+        `kv_budget_mb` MiB of cache are for all of them, or a `pool` that other engines use too (not
+        at the same time); elicitations go by model.
         """
         pool = pool or MemoryPool(kv_budget_mb << 20)
         judges: dict[str, Reader] = {}
@@ -232,7 +237,8 @@ class ScoringEngine:
         return any(self.judges[name].reads_at_once for name in task.sequences)
 
     def fetch(self, task: Task) -> None:
-        """Have its rows read by those of its models that do it at once, elsewhere or whole, before it is added; blocks.
+        """Have its rows read by those of its models that do it at once, elsewhere or whole, before
+        it is added; blocks.
 
         Raises:
             ScoringError: as `RemoteJudge.read`.
@@ -251,7 +257,8 @@ class ScoringEngine:
         return bool(self._arrived or self._running)
 
     def step(self) -> list[Task]:
-        """One forward of each model that is wanted; the tasks that it ended, cancelled ones among them.
+        """One forward of each model that is wanted; the tasks that it ended, cancelled ones among
+        them.
 
         A task whose forward failed ends with an `error`; nothing is raised.
         """
@@ -272,7 +279,8 @@ class ScoringEngine:
         return ended
 
     def score(self, requests: abc.Sequence[ScoreRequest]) -> list[Task]:
-        """Score requests together, each as if it were alone. A bad one gets its `error`, the others their `scores`."""
+        """Score requests together, each as if it were alone. A bad one gets its `error`, the others
+        their `scores`."""
         tasks = []
         for request in requests:
             try:
@@ -292,7 +300,8 @@ class ScoringEngine:
             judge.close()
 
     def _admitted(self) -> list[Task]:
-        """The oldest tasks whose trees fit into the budget together; work ahead only when there is no other."""
+        """The oldest tasks whose trees fit into the budget together; work ahead only when there is
+        no other."""
         waiting = [task for task in self._running if not task.cancelled]
         admitted, size = [], 0
         for task in [task for task in waiting if not task.request.ahead] or waiting:
@@ -344,7 +353,8 @@ class ScoringEngine:
 
 
 def _revision(models: abc.Mapping[str, str]) -> str:
-    """What identifies these models in a trace: their names, and the contents of small checkpoints."""
+    """What identifies these models in a trace: their names, and the contents of small
+    checkpoints."""
     digest = hashlib.sha256()
     for name, location in sorted(models.items()):
         digest.update(name.encode())

@@ -25,4 +25,5 @@ class ScorerUnavailable(ScoringError):
 
 
 class BadScoreReply(ScorerUnavailable):
-    """The service answers what no scorer can have found: not asked again, as it would say the same."""
+    """The service answers what no scorer can have found: not asked again, as it would say the
+    same."""

@@ -24,7 +24,8 @@ def is_grader(location: str) -> bool:
 
 
 class Grader:
-    """One reward model. It reads every trajectory from its beginning, one after another: nothing is kept.
+    """One reward model. It reads every trajectory from its beginning, one after another: nothing is
+    kept.
 
     With one class its logit is that of "good"; with several, the last is the good one.
     """
@@ -54,7 +55,8 @@ class Grader:
 
     @torch.inference_mode()
     def read(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Grade all sequences: `logs` is the log-probability of "good" alone. Blocks; callable from any thread."""
+        """Grade all sequences: `logs` is the log-probability of "good" alone. Blocks; callable from
+        any thread."""
         for sequence in sequences:
             ids = torch.tensor([sequence.row.ids], device=self._model.device)
             with self._lock:

@@ -1,8 +1,9 @@
 """One model on its device: it reads rows of tokens and returns their log-probabilities.
 
-A row is read in as many forwards as the token budget requires. Each forward reads the next tokens of many rows, as one
-packed tree (`scoring.attention`) on top of the prefix cache, so no token of a cached prefix runs twice. The vocabulary
-is projected only where something is scored, a few positions at a time.
+A row is read in as many forwards as the token budget requires. Each forward reads the next tokens
+of many rows, as one packed tree (`scoring.attention`) on top of the prefix cache, so no token of a
+cached prefix runs twice. The vocabulary is projected only where something is scored, a few
+positions at a time.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Judge:
         """The bytes that these rows need at the same time, at most.
 
         Raises:
-            BadScoreRequest: the model cannot read one of them whole, one scores nothing, or they need more memory
-                than there is.
+            BadScoreRequest: the model cannot read one of them whole, one scores nothing, or they
+                need more memory than there is.
         """
         for row in rows:
             check_length(self.name, row.longest, self._longest)
@@ -97,14 +98,16 @@ class Judge:
         """All reading is done by `forward`."""
 
     def release(self, sequence: Sequence) -> None:
-        """Frees the ephemeral nodes of a sequence that nothing else needs; the others become evictable."""
+        """Frees the ephemeral nodes of a sequence that nothing else needs; the others become
+        evictable."""
         if sequence.at is not None:
             self._cache.release(sequence.at)
             sequence.at = None
 
     @torch.inference_mode()
     def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:
-        """Read on in one forward of so many new tokens at most, and score the sequences that come to their end.
+        """Read on in one forward of so many new tokens at most, and score the sequences that come
+        to their end.
 
         Every search gets an equal share; what is left over goes to the first.
 
@@ -133,7 +136,8 @@ class Judge:
             raise
 
     def _walk(self, sequence: Sequence, allowed: int, planned: list[Node]) -> int:
-        """Follow the cached tokens of a sequence, and plan up to `allowed` more; returns how many were planned."""
+        """Follow the cached tokens of a sequence, and plan up to `allowed` more; returns how many
+        were planned."""
         ids, goal = sequence.ids, sequence.goal
         if sequence.at is None:
             self._move(sequence, self._cache.root)
@@ -181,7 +185,8 @@ class Judge:
         self.forwarded += plan.size
 
     def _score(self, sequences: abc.Sequence[Sequence]) -> None:
-        """The log-probabilities of what is scored in sequences that have come to their end; equal rows once."""
+        """The log-probabilities of what is scored in sequences that have come to their end; equal
+        rows once."""
         rows = {sequence.row: sequence.at for sequence in sequences}
         spans = [(row, node) for row, node in rows.items() if node is not None]
         if not spans:
@@ -194,7 +199,8 @@ class Judge:
             sequence.logs = found[sequence.row]
 
     def _log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """log p of each of T targets, predicted from `hidden` (T, E), without all logits at once: (T,)."""
+        """log p of each of T targets, predicted from `hidden` (T, E), without all logits at once:
+        (T,)."""
         head = self.model.get_output_embeddings()
         step = max(1, _LOGIT_BYTES // (4 * head.weight.shape[0]))
         parts = []
@@ -207,7 +213,8 @@ class Judge:
         return torch.cat(parts)
 
     def _write(self, sequences: abc.Sequence[Sequence]) -> None:
-        """The likeliest next token of each sequence that writes; it is read in the next forward, or was the last."""
+        """The likeliest next token of each sequence that writes; it is read in the next forward, or
+        was the last."""
         if not sequences:
             return
         nodes = [sequence.at for sequence in sequences if sequence.at is not None]
@@ -233,7 +240,8 @@ class Judge:
         sequence.written.pop()  # nothing follows it, so it is never read
 
     def _go_on(self, sequence: Sequence, ahead: FollowUp) -> None:
-        """Have what is scored read after the step that a sequence has written. Known beginnings are found again.
+        """Have what is scored read after the step that a sequence has written. Known beginnings are
+        found again.
 
         A step that takes more tokens to read than there is room for is left out.
         """
@@ -248,8 +256,8 @@ class Judge:
     def _attend_exactly(self) -> None:
         """Read a small tree by this engine and plainly, and refuse a model for which they differ.
 
-        Configurations cannot be trusted to name everything (capped logits, scaled ones, biases of positions): what
-        is scored wrongly here is refused here.
+        Configurations cannot be trusted to name everything (capped logits, scaled ones, biases of
+        positions): what is scored wrongly here is refused here.
         """
         size = min(24, self._longest)
         ids = tuple((7 * i + 3) % self.model.get_output_embeddings().weight.shape[0] for i in range(size))
@@ -286,7 +294,8 @@ class Judge:
 
 
 def hidden_between(node: Node, start: int, stop: int) -> Tensor:
-    """Hidden states of the positions from `start` to `stop` (exclusive) on the path to a read node: (T, E)."""
+    """Hidden states of the positions from `start` to `stop` (exclusive) on the path to a read node:
+    (T, E)."""
     parts = []
     for step in node.upwards():
         assert step.memory is not None and step.memory.hidden is not None

@@ -1,4 +1,5 @@
-"""What is scored: each objective turns a tree into spans of text and their log-probabilities into scores.
+"""What is scored: each objective turns a tree into spans of text and their log-probabilities into
+scores.
 
 Pure: no torch, no tokens. An objective says which texts are to be read (`passages`) and how the models'
 log-probabilities of the marked parts make a score (`combine`).
@@ -17,13 +18,15 @@ from scoring.types import CandidateScore, ModelScore, ScoreRequest
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A continuation of the conversation. Only `scored` counts; `closing` elicits an answer on closed thinking.
+    """A continuation of the conversation. Only `scored` counts; `closing` elicits an answer on
+    closed thinking.
 
-    A plain step is `reasoning` + `scored`. With `closing`, the thinking is closed after `reasoning`, the model's
-    elicitation is written, and `scored` is the answer in it; or with `write` > 0, what the model itself then
-    answers in so many tokens at most. With `verdict` it is asked about the reasoning instead. With `ahead` > 0 the
-    model first goes on reasoning by itself, likeliest token by token: by one step, or with `to_end` until it closes its
-    thinking, in so many tokens at most. `weight` is the passage's share in its candidate's score, for the objectives
+    A plain step is `reasoning` + `scored`. With `closing`, the thinking is closed after
+    `reasoning`, the model's elicitation is written, and `scored` is the answer in it; or with
+    `write` > 0, what the model itself then answers in so many tokens at most. With `verdict` it is
+    asked about the reasoning instead. With `ahead` > 0 the model first goes on reasoning by itself,
+    likeliest token by token: by one step, or with `to_end` until it closes its thinking, in so many
+    tokens at most. `weight` is the passage's share in its candidate's score, for the objectives
     that weigh.
     """
 
@@ -40,7 +43,8 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """A passage under one model: the log-probability of each scored token in nats, over `bytes` bytes of text.
+    """A passage under one model: the log-probability of each scored token in nats, over `bytes`
+    bytes of text.
 
     `written` is what the model answered, if it was to; `weight` is the passage's.
     """
@@ -116,12 +120,14 @@ class Predictive:
 
 @dataclass(frozen=True, slots=True)
 class LookAhead(Predictive):
-    """Predictive perplexity after the model has gone on by itself, greedily: by one step, or `to_end`.
+    """Predictive perplexity after the model has gone on by itself, greedily: by one step, or
+    `to_end`.
 
-    A weak meta-prover that must answer at once names the last number it saw, so a step that computes scores below
-    one that announces. After a step of its own it has used what the candidate gave it. The score is `Predictive`'s of
-    prefix, candidate and what the model wrote (`written`), `tokens` of it at most; where it closes its thinking at once
-    it is `Predictive`'s own. Cost: on top of that a forward a written token.
+    A weak meta-prover that must answer at once names the last number it saw, so a step that
+    computes scores below one that announces. After a step of its own it has used what the candidate
+    gave it. The score is `Predictive`'s of prefix, candidate and what the model wrote (`written`),
+    `tokens` of it at most; where it closes its thinking at once it is `Predictive`'s own. Cost: on
+    top of that a forward a written token.
     """
 
     tokens: int = 64
@@ -138,10 +144,12 @@ class LookAhead(Predictive):
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How sure the model is of the answer it would give itself now (after DeepConf, arXiv 2508.15260).
+    """How sure the model is of the answer it would give itself now (after DeepConf, arXiv
+    2508.15260).
 
-    The answer is elicited greedily, `longest` tokens at most; nats = (1/M) Σ log p(a_i | …), length 1. A model that is
-    wrong in a system is sure of it all the same. Cost: the elicitation, and a forward a token of the answer.
+    The answer is elicited greedily, `longest` tokens at most; nats = (1/M) Σ log p(a_i | …), length
+    1. A model that is wrong in a system is sure of it all the same. Cost: the elicitation, and a
+    forward a token of the answer.
     """
 
     graded: ClassVar[bool] = False
@@ -159,10 +167,12 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Expected(Predictive):
-    """How predictable the answers are that others came to: nats = Σ_u π(u) (1/M) Σ log p(u_i | …), length 1.
+    """How predictable the answers are that others came to: nats = Σ_u π(u) (1/M) Σ log p(u_i | …),
+    length 1.
 
-    π are the tree's `weights` of its `answers`, by which a caller has pooled what several models answered after other
-    candidates; with a pool of one answer it is predictive perplexity. Cost: as that, for each answer of the pool.
+    π are the tree's `weights` of its `answers`, by which a caller has pooled what several models
+    answered after other candidates; with a pool of one answer it is predictive perplexity. Cost: as
+    that, for each answer of the pool.
     """
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
@@ -205,7 +215,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class StepLikelihood:
-    """The step's own likelihood: nats = Σ log p(w_i | w_<i), length = its tokens, means over the models asked.
+    """The step's own likelihood: nats = Σ log p(w_i | w_<i), length = its tokens, means over the
+    models asked.
 
     Step perplexity is PPL = exp(-nats / length). Dividing by length**alpha, the caller normalises as it likes.
     Cost: the step alone.
@@ -225,11 +236,13 @@ class StepLikelihood:
 
 @dataclass(frozen=True, slots=True)
 class ChunkLikelihood(StepLikelihood):
-    """The likelihood of the step's chunks of `size` tokens, all of one length, so that no step gains by its own.
+    """The likelihood of the step's chunks of `size` tokens, all of one length, so that no step
+    gains by its own.
 
-    nats = the mean over whole chunks of Σ log p(w_i | w_<i), or with `worst` the least of them (the lowest window of
-    DeepConf, arXiv 2508.15260); length 1. A last chunk that is not whole is left out, unless it is the only one: then
-    its mean a token stands for the missing. Against length bias, arXiv 2606.01682. Cost: the step alone.
+    nats = the mean over whole chunks of Σ log p(w_i | w_<i), or with `worst` the least of them (the
+    lowest window of DeepConf, arXiv 2508.15260); length 1. A last chunk that is not whole is left
+    out, unless it is the only one: then its mean a token stands for the missing. Against length
+    bias, arXiv 2606.01682. Cost: the step alone.
     """
 
     size: int = 16
@@ -250,7 +263,8 @@ class ChunkLikelihood(StepLikelihood):
 
 @dataclass(frozen=True, slots=True)
 class CrossLikelihood(StepLikelihood):
-    """Cross-perplexity: the step's log-likelihood averaged over a panel of models, a soft vote on the step.
+    """Cross-perplexity: the step's log-likelihood averaged over a panel of models, a soft vote on
+    the step.
 
     nats = (1/J) Σ_j Σ_i log p_j(w_i | w_<i); length = UTF-8 bytes of the step, so that tokenizers compare.
     Cost: the step once under each of the J models. Holds while the judges' errors are independent.
@@ -264,11 +278,13 @@ class CrossLikelihood(StepLikelihood):
 
 @dataclass(frozen=True, slots=True)
 class Contrastive(StepLikelihood):
-    """What the meta-prover finds in a step beyond what made its proposer write it (arXiv 2606.01682).
+    """What the meta-prover finds in a step beyond what made its proposer write it (arXiv
+    2606.01682).
 
-    nats = Σ log p_meta(w_i | w_<i) - Σ log p_proposer(w_i | w_<i); length = UTF-8 bytes of the step. The proposer's
-    part comes with the tree (`proposed`, where its server returned log-probabilities), or is the request's second
-    model. Cost: the step once under each model asked.
+    nats = Σ log p_meta(w_i | w_<i) - Σ log p_proposer(w_i | w_<i); length = UTF-8 bytes of the
+    step. The proposer's part comes with the tree (`proposed`, where its server returned
+    log-probabilities), or is the request's second model. Cost: the step once under each model
+    asked.
     """
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
@@ -286,10 +302,11 @@ class Contrastive(StepLikelihood):
 
 @dataclass(frozen=True, slots=True)
 class Reward(StepLikelihood):
-    """What a reward model, trained to tell good reasoning from bad, makes of the trajectory up to the step's end.
+    """What a reward model, trained to tell good reasoning from bad, makes of the trajectory up to
+    the step's end.
 
-    nats = its log-probability of "good" (`scoring.grader`), length 1; the mean over the models asked. Cost: the
-    conversation and the whole trajectory, anew for every candidate.
+    nats = its log-probability of "good" (`scoring.grader`), length 1; the mean over the models
+    asked. Cost: the conversation and the whole trajectory, anew for every candidate.
     """
 
     graded: ClassVar[bool] = True

@@ -1,9 +1,11 @@
-"""A model that is served elsewhere: prompt log-probabilities by vLLM or SGLang, or the classes of a reward model.
+"""A model that is served elsewhere: prompt log-probabilities by vLLM or SGLang, or the classes of a
+reward model.
 
-For users whose meta-prover is up already. Each row is one call with the whole row as its prompt. vLLM computes all of
-it anew (asking for prompt log-probabilities turns its prefix cache off), which costs a prefill of prefix and step
-a candidate; SGLang reuses what lies before the scored tokens. Nothing of a tree is shared within a step, so a local
-judge is many times cheaper. A served model cannot be checked to score exactly, and elicits no answers.
+For users whose meta-prover is up already. Each row is one call with the whole row as its prompt.
+vLLM computes all of it anew (asking for prompt log-probabilities turns its prefix cache off), which
+costs a prefill of prefix and step a candidate; SGLang reuses what lies before the scored tokens.
+Nothing of a tree is shared within a step, so a local judge is many times cheaper. A served model
+cannot be checked to score exactly, and elicits no answers.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def _vllm_logs(row: Row, reply: Any) -> list[float]:
 
 
 def _sglang_logs(row: Row, reply: Any) -> list[float]:
-    """`input_token_logprobs` has [log-probability, id, text] from the asked position on; the first has none."""
+    """`input_token_logprobs` has [log-probability, id, text] from the asked position on; the first
+    has none."""
     found = reply["meta_info"]["input_token_logprobs"][-(row.end - row.start) :]
     if [entry[1] for entry in found] != list(row.ids[row.start : row.end]):
         raise ValueError("the log-probabilities are of other tokens")
@@ -91,7 +94,8 @@ REMOTE_SERVERS = {
 class Address:
     """Where a served model is: DIALECT+http://HOST/PATH?tokenizer=FOLDER&key=VARIABLE#MODEL.
 
-    The tokenizer is the model's own unless said otherwise; `key` names the environment variable of an API key.
+    The tokenizer is the model's own unless said otherwise; `key` names the environment variable of
+    an API key.
     """
 
     server: str
@@ -155,7 +159,8 @@ class RemoteJudge:
         return cls(name, address, tokenizer, elicitation=elicitation)
 
     def check(self, rows: abc.Sequence[Row]) -> int:
-        """As `Judge.check`; no memory is needed here, and only the server knows how much it can read."""
+        """As `Judge.check`; no memory is needed here, and only the server knows how much it can
+        read."""
         for row in rows:
             if row.write:
                 raise BadScoreRequest(f"{self.name} is served elsewhere and elicits no answers", param="objective")
@@ -164,7 +169,8 @@ class RemoteJudge:
         return 0
 
     def read(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Have the log-probabilities of all sequences told, equal rows once. Blocks; may be called from any thread.
+        """Have the log-probabilities of all sequences told, equal rows once. Blocks; may be called
+        from any thread.
 
         Raises:
             BadScoreRequest: the server refused a row.

@@ -1,6 +1,7 @@
 """A scoring service's reply, read within bounds and checked against what was asked.
 
-A score that is not a number would win or lose every comparison without a sign, so it is refused here.
+A score that is not a number would win or lose every comparison without a sign, so it is refused
+here.
 """
 
 from __future__ import annotations

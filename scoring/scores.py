@@ -1,7 +1,8 @@
-"""The registry of scores: everything there is to know about a score without computing it. Pure data, free of torch.
+"""The registry of scores: everything there is to know about a score without computing it. Pure
+data, free of torch.
 
-Configuration, API, proxy, docs and tests read it. How an objective's passages and numbers are made is in
-`scoring.objective`.
+Configuration, API, proxy, docs and tests read it. How an objective's passages and numbers are made
+is in `scoring.objective`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from enum import StrEnum
 from typing import Literal
 
 Source = Literal["reference", "consensus", "none"]
-"""Where the knowledge in a score comes from: an answer that the request brought, answers that the judges were asked
-for, or neither."""
+"""Where the knowledge in a score comes from: an answer that the request brought, answers that the
+judges were asked for, or neither."""
 
 
 class Asked(StrEnum):
@@ -30,8 +31,9 @@ class Asked(StrEnum):
 class ScoreSpec:
     """One score, by the name that requests and configuration use.
 
-    `objective` is what the scoring service computes for it. An `additive` score judges a step alone, so that a
-    trajectory's score sums over its steps; any other judges the trajectory so far. `paper` is an arXiv number.
+    `objective` is what the scoring service computes for it. An `additive` score judges a step
+    alone, so that a trajectory's score sums over its steps; any other judges the trajectory so far.
+    `paper` is an arXiv number.
     """
 
     name: str
@@ -161,7 +163,8 @@ SCORES: dict[str, ScoreSpec] = {
 def available_scores(
     *, teachers: Collection[str], models: Collection[str], judges: Collection[str], reward_models: Collection[str]
 ) -> frozenset[str]:
-    """The names of the scores that can judge what these teachers write, with these models in the scoring service."""
+    """The names of the scores that can judge what these teachers write, with these models in the
+    scoring service."""
     possible = {
         Asked.OTHER_JUDGES: len(judges) > 1,
         Asked.PROPOSER: set(teachers) <= set(models),

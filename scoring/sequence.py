@@ -22,9 +22,10 @@ class FollowUp:
 class Sequence:
     """A row on its way through a model.
 
-    `at` is the last node of the prefix cache that has been read, `fresh` the number of tokens that were forwarded for
-    this sequence. `logs` are the log-probabilities of the scored tokens once it is done, and `answer` is what the model
-    wrote, if it was to write. With `ahead` the sequence continues with another row after the model has written.
+    `at` is the last node of the prefix cache that has been read, `fresh` the number of tokens that
+    were forwarded for this sequence. `logs` are the log-probabilities of the scored tokens once it
+    is done, and `answer` is what the model wrote, if it was to write. With `ahead` the sequence
+    continues with another row after the model has written.
     """
 
     row: Row

@@ -1,4 +1,5 @@
-"""The scoring engine as an HTTP service: POST /score, GET /health, GET /metrics. Stateless to its callers."""
+"""The scoring engine as an HTTP service: POST /score, GET /health, GET /metrics. Stateless to its
+callers."""
 
 from __future__ import annotations
 

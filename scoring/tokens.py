@@ -1,8 +1,9 @@
-"""From text to token ids and the positions that are scored, for one model's tokenizer and chat template.
+"""From text to token ids and the positions that are scored, for one model's tokenizer and chat
+template.
 
-Text is cut only where tokenising apart equals tokenising together: at the turn's beginning and, with tokenizers of
-which that holds, at blank lines; each piece is then tokenised once however often it comes. Special-token strings in
-what clients and teachers say stay literal text.
+Text is cut only where tokenising apart equals tokenising together: at the turn's beginning and,
+with tokenizers of which that holds, at blank lines; each piece is then tokenised once however often
+it comes. Special-token strings in what clients and teachers say stay literal text.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ _REMEMBERED = 4096
 class Elicitation:
     """How an answer is asked for once the thinking has closed.
 
-    `template` has the answer where it says {answer}. The character after the answer is scored with it, so that "1"
-    cannot win as the beginning of "12". `verdict` asks about the reasoning instead, for "yes" or "no". `closing` ends
-    the thinking; by default it is what the chat template calls for.
+    `template` has the answer where it says {answer}. The character after the answer is scored with
+    it, so that "1" cannot win as the beginning of "12". `verdict` asks about the reasoning instead,
+    for "yes" or "no". `closing` ends the thinking; by default it is what the chat template calls
+    for.
     """
 
     template: str = "The final answer is \\boxed{{answer}}."
@@ -48,18 +50,20 @@ class Elicitation:
             raise ValueError("an elicitation says {answer} where the answer goes")
 
     def around(self, verdict: bool) -> tuple[str, str]:
-        """What comes before the answer, and what after it: a line end where the template ends with the answer."""
+        """What comes before the answer, and what after it: a line end where the template ends with
+        the answer."""
         head, _, tail = (self.verdict if verdict else self.template).partition("{answer}")
         return head, tail or "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids to be read, of which those from `start` to `end` (exclusive) are scored; start >= 1.
+    """Token ids to be read, of which those from `start` to `end` (exclusive) are scored; start >=
+    1.
 
-    The first `keep` of them may be read again later: the conversation and its steps, not an elicitation. With
-    `write` > 0 nothing is scored yet: so many tokens at most are to be written after the last, and scored. `reserve`
-    tokens more are read after those.
+    The first `keep` of them may be read again later: the conversation and its steps, not an
+    elicitation. With `write` > 0 nothing is scored yet: so many tokens at most are to be written
+    after the last, and scored. `reserve` tokens more are read after those.
     """
 
     ids: tuple[int, ...]
@@ -76,7 +80,8 @@ class Row:
 
 
 class Encoder:
-    """Encodes passages for one model. May be used from several threads; the tokenizer below it may not."""
+    """Encodes passages for one model. May be used from several threads; the tokenizer below it may
+    not."""
 
     def __init__(self, tokenizer: Any, elicitation: Elicitation) -> None:
         """`tokenizer` is a transformers fast tokenizer with a chat template.
@@ -94,7 +99,8 @@ class Encoder:
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
         self._literal = Literal.of(tokenizer.chat_template, special, {token.content for token in added})
-        # A fast tokenizer splits special tokens where it is told to; others that were added, it always looks for.
+        # A fast tokenizer splits special tokens where it is told to; others that were added, it
+        # always looks for.
         self._unsplit = Literal(self._literal.markup & {token.content for token in added if not token.special})
         self._closing = self._thinking.closer if elicitation.closing is None else elicitation.closing
         self._remembered = lru_cache(_REMEMBERED)(self._ids)
@@ -107,18 +113,21 @@ class Encoder:
             return self._ahead(messages, passage) if passage.ahead else self._row(messages, passage)
 
     def row_after(self, messages: tuple[Message, ...], passage: Passage, step: str) -> Row:
-        """The row of a passage that looks ahead, once the model has written this step of its own."""
+        """The row of a passage that looks ahead, once the model has written this step of its
+        own."""
         return self.row(messages, replace(passage, reasoning=passage.reasoning + step, ahead=0))
 
     def further_step(self, passage: Passage, written: Sequence[int]) -> str:
-        """What a model has written when it went on reasoning, as a canonical step; empty if it closed at once."""
+        """What a model has written when it went on reasoning, as a canonical step; empty if it
+        closed at once."""
         step = self._until_close(written)
         end = None if passage.to_end else _HEADING.search(step)
         step = step[: end.start()] if end else step
         return f"{step.strip()}\n\n" if step.strip() else ""
 
     def ends_ahead(self, passage: Passage, written: Sequence[int]) -> bool:
-        """Whether a model that goes on reasoning has come to the end of its step, or of its thinking."""
+        """Whether a model that goes on reasoning has come to the end of its step, or of its
+        thinking."""
         if self._tokenizer.eos_token_id in written:
             return True
         text = self._written(written)
@@ -155,10 +164,12 @@ class Encoder:
         return Row(ids + answer[:end], len(ids) + start, len(ids) + end, keep)
 
     def _ahead(self, messages: tuple[Message, ...], passage: Passage) -> Row:
-        """The reasoning, after which the model goes on; what is kept for the closing and the answer is counted."""
+        """The reasoning, after which the model goes on; what is kept for the closing and the answer
+        is counted."""
         ids = self._openings(messages) + self._text(passage.reasoning)
         whole = self._row(messages, replace(passage, ahead=0))
-        # What it writes is read again as a step, perhaps in a few more tokens than it was written in.
+        # What it writes is read again as a step, perhaps in a few more tokens than it was written
+        # in.
         return Row(ids, len(ids), len(ids), len(ids) + passage.ahead, passage.ahead, len(whole.ids) - len(ids) + 8)
 
     def _step(self, ids: tuple[int, ...], prefix: str, step: str) -> Row:

@@ -1,4 +1,5 @@
-"""What is asked of the scorer and what it says: plain frozen values, the wire format of the service.
+"""What is asked of the scorer and what it says: plain frozen values, the wire format of the
+service.
 
 Callers send text; token ids, caches and batches are the scorer's own business.
 """
@@ -20,10 +21,10 @@ class Message:
 class Tree:
     """Candidate next steps under one prefix.
 
-    `prefix` is the reasoning so far, every step ending in a blank line, or empty. Each candidate is judged on top
-    of it, none of them sees another. `answers` are reference answers, for the objectives that read them. `proposed`,
-    if any, holds each candidate's log-probability in nats under the model that wrote it; `weights`, if any, each
-    answer's share in a consensus.
+    `prefix` is the reasoning so far, every step ending in a blank line, or empty. Each candidate is
+    judged on top of it, none of them sees another. `answers` are reference answers, for the
+    objectives that read them. `proposed`, if any, holds each candidate's log-probability in nats
+    under the model that wrote it; `weights`, if any, each answer's share in a consensus.
     """
 
     messages: tuple[Message, ...]
@@ -38,8 +39,9 @@ class Tree:
 class ScoreRequest:
     """Score a tree by an objective under one model, or several where the objective is a panel's.
 
-    Requests of one `request_id` are one search: searches share the device fairly, whatever each asks.
-    With `ahead` the request is worked on when nothing else waits: to read a step while it is still being written.
+    Requests of one `request_id` are one search: searches share the device fairly, whatever each
+    asks. With `ahead` the request is worked on when nothing else waits: to read a step while it is
+    still being written.
     """
 
     tree: Tree
@@ -51,7 +53,8 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """One model's share: the sum of log-probabilities in nats, over `tokens` tokens or `bytes` bytes of text."""
+    """One model's share: the sum of log-probabilities in nats, over `tokens` tokens or `bytes`
+    bytes of text."""
 
     model: str
     nats: float
@@ -61,7 +64,8 @@ class ModelScore:
 
 @dataclass(frozen=True, slots=True)
 class CandidateScore:
-    """A candidate's score in nats, and the length to normalise by: the caller ranks by nats / length**alpha.
+    """A candidate's score in nats, and the length to normalise by: the caller ranks by nats /
+    length**alpha.
 
     `written` is what each model answered, where the objective has it answer.
     """
@@ -76,8 +80,9 @@ class CandidateScore:
 class ScoreReply:
     """The candidates' scores in the order asked, and what they cost.
 
-    `queue_s` was spent waiting for the device, `compute_s` on it, with `batch_size` requests in progress at the same
-    time; `tokens_forwarded` counts what ran through a model because of this request.
+    `queue_s` was spent waiting for the device, `compute_s` on it, with `batch_size` requests in
+    progress at the same time; `tokens_forwarded` counts what ran through a model because of this
+    request.
     """
 
     scores: tuple[CandidateScore, ...]

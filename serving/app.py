@@ -1,5 +1,5 @@
-"""The server's routes: completions whole or streamed, models, health, metrics. A client that leaves stops its
-sequences."""
+"""The server's routes: completions whole or streamed, models, health, metrics. A client that leaves
+stops its sequences."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def _sequences(engine: GenerationEngine, asked: CompletionRequest) -> tuple[list
 
 
 class _Completion(Response):
-    """The reply to one request, written while its sequences run; they are cancelled when the client leaves."""
+    """The reply to one request, written while its sequences run; they are cancelled when the client
+    leaves."""
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """Continuous batching of one model on one thread: sequences join and leave between any two tokens.
 
-Keys and values live in rows, one per sequence; running sequences occupy the first rows, so every forward works on
-slices without copies. What a sequence leaves behind, finished or cancelled, stays in the prefix cache, so that another
-one that begins alike reads only the rest of its prompt. Text goes to each sequence's sink as it is written.
+Keys and values live in rows, one per sequence; running sequences occupy the first rows, so every
+forward works on slices without copies. What a sequence leaves behind, finished or cancelled, stays
+in the prefix cache, so that another one that begins alike reads only the rest of its prompt. Text
+goes to each sequence's sink as it is written.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from serving.sequence import Sequence
 log = logging.getLogger(__name__)
 
 _PADDING = 64
-"""What a forward of its own costs, in tokens of padding: prompts that differ by more are not read together. Measured on
-CPU."""
+"""What a forward of its own costs, in tokens of padding: prompts that differ by more are not read
+together. Measured on CPU."""
 
 _PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}
-"""How many tokens of prompts a forward reads at most; between two forwards a cancelled sequence is given up."""
+"""How many tokens of prompts a forward reads at most; between two forwards a cancelled sequence is
+given up."""
 
 _SHARED = 16
-"""So many tokens more than are cached must a prompt share with a running sequence, for their copy to be worth it."""
+"""So many tokens more than are cached must a prompt share with a running sequence, for their copy
+to be worth it."""
 
 
 class UnsupportedModel(Exception):
@@ -44,7 +47,8 @@ class UnsupportedModel(Exception):
 
 @dataclass(slots=True)
 class Counters:
-    """Tokens and sequences since the start. `reused` tokens of prompts came from the prefix cache."""
+    """Tokens and sequences since the start. `reused` tokens of prompts came from the prefix
+    cache."""
 
     prefilled: int = 0
     reused: int = 0
@@ -117,7 +121,8 @@ class GenerationEngine:
         self._thread.join()
 
     def step(self, joining: list[Sequence]) -> None:
-        """One token for every sequence: those that join read their prompt for it, the others their last token."""
+        """One token for every sequence: those that join read their prompt for it, the others their
+        last token."""
         with torch.inference_mode():
             if joining:
                 self._join(joining)
@@ -144,7 +149,8 @@ class GenerationEngine:
                 self._rows.lengths.clear()
 
     def _admitted(self) -> list[Sequence]:
-        """The waiting sequences for which there is a place; those that were cancelled meanwhile are dropped."""
+        """The waiting sequences for which there is a place; those that were cancelled meanwhile are
+        dropped."""
         with self._wake:
             gone = [sequence for sequence in self._waiting if sequence.cancelled]
             waiting = [sequence for sequence in self._waiting if not sequence.cancelled]
@@ -154,7 +160,8 @@ class GenerationEngine:
         return admitted
 
     def _join(self, joining: abc.Sequence[Sequence]) -> None:
-        """Read prompts, equal ones once: the others then find in the cache what has just been read."""
+        """Read prompts, equal ones once: the others then find in the cache what has just been
+        read."""
         first = {sequence.prompt: sequence for sequence in reversed(joining)}
         again = [sequence for sequence in joining if first[sequence.prompt] is not sequence]
         self._read(list(first.values()))
@@ -162,7 +169,8 @@ class GenerationEngine:
             self._read(again)
 
     def _read(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Read the parts of prompts that are not cached; those that have about as much to read share forwards."""
+        """Read the parts of prompts that are not cached; those that have about as much to read
+        share forwards."""
         begun: dict[Sequence, Node] = {}
         try:
             for sequence in sequences:
@@ -187,7 +195,8 @@ class GenerationEngine:
     def _begun(self, sequence: Sequence) -> Node:
         """The longest known beginning of a prompt, in the cache or in a running sequence's row.
 
-        At least one token is read, for its logits; all of them where the log-probability of each is wanted.
+        At least one token is read, for its logits; all of them where the log-probability of each is
+        wanted.
         """
         root = self._cache.root
         if sequence.wants_logs:
@@ -220,9 +229,11 @@ class GenerationEngine:
         self._leave(ended)
 
     def _prefill(self, sequences: abc.Sequence[Sequence], begun: abc.Sequence[Node]) -> Tensor | None:
-        """Read what is new of prompts into rows behind the running ones; each one's last logits (B, V).
+        """Read what is new of prompts into rows behind the running ones; each one's last logits (B,
+        V).
 
-        None where all of the sequences were cancelled meanwhile; what has been read of them is kept.
+        None where all of the sequences were cancelled meanwhile; what has been read of them is
+        kept.
         """
         first = len(self._rows.lengths)
         self._rows.append(begun)
@@ -264,7 +275,8 @@ class GenerationEngine:
 
     @staticmethod
     def _note_logs(sequence: Sequence, start: int, logits: Tensor) -> None:
-        """Add what the logits (S, V) of the prompt's tokens from `start` on say of the tokens after them."""
+        """Add what the logits (S, V) of the prompt's tokens from `start` on say of the tokens after
+        them."""
         targets = torch.tensor(sequence.prompt[start + 1 : start + 1 + len(logits)], device=logits.device)
         logs = torch.log_softmax(logits[: len(targets)].float(), -1).gather(1, targets[:, None])[:, 0]
         sequence.prompt_logs += tuple(logs.tolist())
@@ -319,5 +331,6 @@ class GenerationEngine:
             self._running.pop()
 
     def _keep(self, row: int, tokens: tuple[int, ...]) -> None:
-        """Copy a row's keys and values into the prefix cache; `tokens` are those of its sequence, read ones first."""
+        """Copy a row's keys and values into the prefix cache; `tokens` are those of its sequence,
+        read ones first."""
         self._cache.insert(tokens[: self._rows.lengths[row]], partial(self._rows.memory, row))

@@ -1,7 +1,9 @@
-"""`python -m serving.llama FILE`: serve one GGUF file with llama.cpp's own server until told to stop.
+"""`python -m serving.llama FILE`: serve one GGUF file with llama.cpp's own server until told to
+stop.
 
-The server is llama.cpp's native one, from the package `xllamacpp` (the extra `real`). It streams OpenAI completions and
-queues what has no slot. This module starts it, and ends with its parent; it adds no route and no format.
+The server is llama.cpp's native one, from the package `xllamacpp` (the extra `real`). It streams
+OpenAI completions and queues what has no slot. This module starts it, and ends with its parent; it
+adds no route and no format.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The keys and values of running sequences: one row per sequence, the filled rows always the first ones.
+"""The keys and values of running sequences: one row per sequence, the filled rows always the first
+ones.
 
-Implements transformers' cache interface, so any full-attention model writes into the rows by itself. Rows are filled
-from the prefix cache and copied back into it. Holds no tokens and no scheduling.
+Implements transformers' cache interface, so any full-attention model writes into the rows by
+itself. Rows are filled from the prefix cache and copied back into it. Holds no tokens and no
+scheduling.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from runtime.shapes import rounded
 class Rows:
     """Rows of keys and values, (rows, heads, length, head_dim) a layer, and how full each row is.
 
-    Memory is taken as it is needed, doubling, so that a long context costs nothing before it is used.
+    Memory is taken as it is needed, doubling, so that a long context costs nothing before it is
+    used.
     """
 
     def __init__(self, layers: int, rows: int, length: int) -> None:
@@ -31,7 +34,8 @@ class Rows:
         self.lengths: list[int] = []
 
     def append(self, prefixes: Sequence[Node]) -> None:
-        """New rows behind the others, each filled with a cached prefix; the cache's root fills nothing."""
+        """New rows behind the others, each filled with a cached prefix; the cache's root fills
+        nothing."""
         first = len(self.lengths)
         self.lengths.extend(node.depth for node in prefixes)
         self._reserve(len(self.lengths), max(self.lengths))
@@ -47,10 +51,12 @@ class Rows:
         return Memory(torch.stack([layer.held(row, start, stop) for layer in self._layers]))
 
     def reading(self, first: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Make room for more tokens (B, S padded on the right) in the rows from `first` on, where each row ends.
+        """Make room for more tokens (B, S padded on the right) in the rows from `first` on, where
+        each row ends.
 
-        The tokens (B', S') padded to sizes seen often, their positions (B', S'), and their attention mask
-        (B', 1, S', T), true where seen. What is padding is written where no sequence is, or not yet.
+        The tokens (B', S') padded to sizes seen often, their positions (B', S'), and their
+        attention mask (B', 1, S', T), true where seen. Padding goes to unused
+        slots.
         """
         device = tokens.device
         count, more = len(tokens), tokens.shape[1]
@@ -92,7 +98,8 @@ class Rows:
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's rows, in the shape transformers asks a cache layer to have.
 
-    `window` says where the next tokens go: rows (B, 1), positions (B, S), and how long the longest row then is.
+    `window` says where the next tokens go: rows (B, 1), positions (B, S), and how long the longest
+    row then is.
     """
 
     def __init__(self, longest: int) -> None:
@@ -116,7 +123,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.keys, self.values = _grown(self.keys, *self._room), _grown(self.values, *self._room)
 
     def held(self, row: int, start: int, stop: int) -> Tensor:
-        """A copy of a row's keys and values at the positions from `start` to `stop` (exclusive): (2, H, T, D)."""
+        """A copy of a row's keys and values at the positions from `start` to `stop` (exclusive):
+        (2, H, T, D)."""
         assert self.keys is not None and self.values is not None
         return torch.stack((self.keys[row, :, start:stop], self.values[row, :, start:stop]))
 
@@ -132,7 +140,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.values[target, :, :length] = self.values[source, :, :length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write tokens, (B, H, S, D), where the window says; what its rows then hold, (B, H, T, D)."""
+        """Write tokens, (B, H, S, D), where the window says; what its rows then hold, (B, H, T,
+        D)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None and self.window is not None

@@ -1,4 +1,5 @@
-"""One sequence on its way through the generation engine: what was asked for, and what has been written so far."""
+"""One sequence on its way through the generation engine: what was asked for, and what has been
+written so far."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ Finish = Literal["stop", "length", "error", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text as it is written, after `tokens` tokens in all. The last one says why the sequence ended, and which stop
-    text ended it if one did."""
+    """Text as it is written, after `tokens` tokens in all. The last one says why the sequence
+    ended, and which stop text ended it if one did."""
 
     text: str
     tokens: int
@@ -29,9 +30,11 @@ Sink = Callable[[Delta], None]
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """A prompt and what is written after it. Setting `cancelled`, from any thread, ends it before its next token.
+    """A prompt and what is written after it. Setting `cancelled`, from any thread, ends it before
+    its next token.
 
-    With `wants_logs`, `prompt_logs` are set before the first delta: log p of each prompt token but the first, in nats.
+    With `wants_logs`, `prompt_logs` are set before the first delta: log p of each prompt token but
+    the first, in nats.
     """
 
     prompt: tuple[int, ...]
@@ -65,7 +68,8 @@ class Sequence:
     def append(self, token: int, *, ends: bool, tokenizer: Any, max_len: int) -> bool:
         """Add a token and send the text that is certain; whether the sequence has ended.
 
-        `ends` tells that the token is one of the model's end tokens; `max_len` bounds prompt and written tokens.
+        `ends` tells that the token is one of the model's end tokens; `max_len` bounds prompt and
+        written tokens.
         """
         self.written.append(token)
         if ends and not self.ignore_eos and self.may_end:
@@ -89,8 +93,8 @@ class Sequence:
     def _new_text(self, tokenizer: Any) -> str:
         """The text that the last tokens have added.
 
-        Decoding starts a few tokens back, since a token's text may depend on the one before, and waits while a
-        character is incomplete.
+        Decoding starts a few tokens back, since a token's text may depend on the one before, and
+        waits while a character is incomplete.
         """
         begin, end = self._shown
         before = tokenizer.decode(self.written[begin:end], skip_special_tokens=True)

@@ -1,4 +1,5 @@
-"""The completions wire format: what a request may say, checked once, and how replies and errors are written."""
+"""The completions wire format: what a request may say, checked once, and how replies and errors are
+written."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class StreamOptions(BaseModel):
 
 
 class CompletionRequest(BaseModel):
-    """OpenAI's completions request with vLLM's additions; unknown fields are ignored, as vLLM does."""
+    """OpenAI's completions request with vLLM's additions; unknown fields are ignored, as vLLM
+    does."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -66,7 +68,8 @@ def choice(
 
 
 def prompt_logprobs(prompt: Sequence[int], logs: Sequence[float]) -> list[dict[str, Any] | None]:
-    """What each token of the prompt had as its log-probability, by its id; nothing precedes the first."""
+    """What each token of the prompt had as its log-probability, by its id; nothing precedes the
+    first."""
     return [None, *({str(token): {"logprob": log}} for token, log in zip(prompt[1:], logs, strict=True))]
 
 

@@ -1,4 +1,5 @@
-"""The shipped checkpoints: small, loadable by plain transformers, cleanly cut at step boundaries, skilled."""
+"""The shipped checkpoints: small, loadable by plain transformers, cleanly cut at step boundaries,
+skilled."""
 
 from __future__ import annotations
 
@@ -125,7 +126,8 @@ def test_template_takes_system_and_several_turns_and_forgets_old_thinking(name: 
 
 
 def _cases(name: str, count: int) -> list[tuple[Problem, Label, int, str]]:
-    """Held-out problem, label before, step of a strong skill, and the prefix seeded with its header."""
+    """Held-out problem, label before, step of a strong skill, and the prefix seeded with its
+    header."""
     rng = random.Random(f"{name} cases")
     voice = VOICES.get(name)
     writer = Writer(RECIPES[name], _tokenizer(name))

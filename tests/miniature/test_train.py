@@ -1,4 +1,5 @@
-"""Training: reproducible, and resumed where interrupted. A few steps only, so no skill is looked for here."""
+"""Training: reproducible, and resumed where interrupted. A few steps only, so no skill is looked
+for here."""
 
 from __future__ import annotations
 

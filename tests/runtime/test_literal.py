@@ -1,4 +1,5 @@
-"""Markup in what people and models say stays text: in prompts for teachers and in what a scorer reads."""
+"""Markup in what people and models say stays text: in prompts for teachers and in what a scorer
+reads."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ NO_MARKUP = ("<tool_call>", "    ")
 
 
 def tokenizer(source: str) -> Any:
-    """One that knows what the template writes: as special tokens, but for the marks of thinking and of tools."""
+    """One that knows what the template writes: as special tokens, but for the marks of thinking and
+    of tools."""
     words = tiny.tokenizer(source)
     marks = set(re.findall(r"<\|[^|{}]+\|>|<\uff5c.+?\uff5c>|<[a-z_]+_of_turn>|</?s>", source)) - {"<s>"}
     marks |= {"<|user|>", "<|assistant|>"} if "<|user|>" in source else set()

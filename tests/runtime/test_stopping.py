@@ -40,6 +40,7 @@ def test_how_a_stream_is_cut_changes_nothing(text: str, cuts: list[int], stops: 
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[a:b] for a, b in pairwise(edges)]
     passed, hit = run(stops, pieces)
-    # Piecewise reading ends at the stop that is complete first; only then may a longer one starting earlier lose.
+    # Piecewise reading ends at the stop that is complete first; only then may a longer one starting
+    # earlier lose.
     assert passed == text if hit is None else text.startswith(passed + hit)
     assert (hit is None) == all(stop not in text for stop in stops)

@@ -173,9 +173,11 @@ async def test_who_leaves_closes_the_connection(begun: bool) -> None:
 
 
 class KeepAlive:
-    """A server that announces keep-alive and then closes a connection that has served a reply, as llama.cpp's does.
+    """A server that announces keep-alive and then closes a connection that has served a reply, as
+    llama.cpp's does.
 
-    Whoever asks once more on such a connection is read to the end of the request and told `parting`, or nothing.
+    Whoever asks once more on such a connection is read to the end of the request and told
+    `parting`, or nothing.
     """
 
     def __init__(self, parting: bytes = b"", *, closes_at_once: bool = False, waits_for: int = 1) -> None:

@@ -58,7 +58,8 @@ def one(engine: ScoringEngine, asked: ScoreRequest) -> tuple[CandidateScore, ...
 
 
 def by_hand(kind: str, before: str, scored: str, after: str = "") -> float:
-    """Mean log-probability of the tokens that overlap `scored`, by one plain forward over it all."""
+    """Mean log-probability of the tokens that overlap `scored`, by one plain forward over it
+    all."""
     model, words = parts(kind)
     ids = words(before + scored + after, add_special_tokens=False, return_offsets_mapping=True)
     spans = ids["offset_mapping"]
@@ -117,7 +118,8 @@ def plain_engine(kind: str) -> ScoringEngine:
 def test_cached_packed_and_cut_scores_equal_scores_alone(
     kind: str, dense: bool, batches: list[list[ScoreRequest]], roomy: bool, tokens: int
 ) -> None:
-    """Over random trees, in random batches, cut into forwards of a few tokens, also when the cache is small."""
+    """Over random trees, in random batches, cut into forwards of a few tokens, also when the cache
+    is small."""
     alone = plain_engine(kind)
     longest = alone.judges["m"].bytes_per_token * 512
     shared = engine(kind, budget=1 << 24 if roomy else longest, tokens=tokens)
@@ -153,7 +155,8 @@ def test_survivors_become_the_next_prefix_without_being_forwarded_again() -> Non
 
 
 def test_every_token_of_a_search_is_forwarded_once() -> None:
-    """Three candidates, two of each step's survive, scored by two answers: kept tokens run once, ever."""
+    """Three candidates, two of each step's survive, scored by two answers: kept tokens run once,
+    ever."""
     scorer = engine()
     seen: set[tuple[int, ...]] = set()
     passing = 0
@@ -312,7 +315,8 @@ def test_a_cancelled_task_is_dropped_between_two_forwards() -> None:
 
 
 def spells(scorer: ScoringEngine) -> Any:
-    """The model of this engine, made to write digits only: what a random one writes is seldom text."""
+    """The model of this engine, made to write digits only: what a random one writes is seldom
+    text."""
     model = scorer.judges["m"].model  # type: ignore[union-attr]
     head, digits = (
         model.get_output_embeddings(),
@@ -343,7 +347,8 @@ def test_look_ahead_is_predictive_perplexity_after_what_the_model_goes_on_with()
 
 
 def test_a_step_that_reads_back_too_long_is_left_out() -> None:
-    """A random model writes bytes that another cut into tokens needs more of; the model's context must still hold."""
+    """A random model writes bytes that another cut into tokens needs more of; the model's context
+    must still hold."""
     scorer = engine()
     plain, ahead = (
         one(scorer, request(STEP_1, answers=("42",), by=by))[0] for by in ("predictive", "lookahead-rollout")
@@ -514,7 +519,8 @@ def test_a_sliding_window_model_is_refused() -> None:
 
 
 class Scaled(LlamaForCausalLM):
-    """A model whose logits are not what its head says: configurations do not tell that of every family."""
+    """A model whose logits are not what its head says: configurations do not tell that of every
+    family."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)

@@ -1,4 +1,5 @@
-"""Models that are served elsewhere: real log-probabilities over HTTP, and what another server's reply looks like."""
+"""Models that are served elsewhere: real log-probabilities over HTTP, and what another server's
+reply looks like."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def test_what_the_server_refuses_is_a_bad_request(served: str) -> None:
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """SGLang's /generate on the wire: log p of input token i is -i/8, the first asked one has none."""
+    """SGLang's /generate on the wire: log p of input token i is -i/8, the first asked one has
+    none."""
 
     asked: ClassVar[list[dict[str, Any]]] = []
     spoil: ClassVar[bool] = False

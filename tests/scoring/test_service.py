@@ -1,4 +1,5 @@
-"""The scoring service over a real socket: its client, its errors, a service that dies, callers that leave."""
+"""The scoring service over a real socket: its client, its errors, a service that dies, callers that
+leave."""
 
 from __future__ import annotations
 
@@ -143,7 +144,8 @@ async def test_a_caller_that_left_is_dropped_before_the_device(engine: ScoringEn
 
 
 async def test_a_request_joins_while_another_is_in_progress(engine: ScoringEngine) -> None:
-    """Nobody waits for somebody else's request to end: a later short one overtakes an early long one."""
+    """Nobody waits for somebody else's request to end: a later short one overtakes an early long
+    one."""
     many = ScoringEngine(engine.judges, engine.pool, batch_tokens=16)
     engine.pool.shrink(0)
     batcher = Batcher(many)

@@ -47,7 +47,8 @@ async def test_a_server_leaves_at_a_termination_signal(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 async def test_a_child_outlives_signals_and_leaves_with_its_parent(sent: signal.Signals, tmp_path: Path) -> None:
-    """A signal to the whole process group comes here too, while the proxy still has searches running."""
+    """A signal to the whole process group comes here too, while the proxy still has searches
+    running."""
     async with served(tmp_path, "--exit-with-parent") as (process, client):
         process.send_signal(sent)
         assert (await client.get("/v1/models")).status_code == 200

@@ -1,6 +1,8 @@
-"""A client that goes away, streaming or not, over a real socket: its sequence stops and its place is free.
+"""A client that goes away, streaming or not, over a real socket: its sequence stops and its place
+is free.
 
-The model has room for a million tokens and never ends by itself, so nothing but the disconnect can stop it.
+The model has room for a million tokens and never ends by itself, so nothing but the disconnect can
+stop it.
 """
 
 from __future__ import annotations

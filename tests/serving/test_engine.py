@@ -1,4 +1,5 @@
-"""The generation engine by itself: what a cancelled sequence still costs, and what is never read twice."""
+"""The generation engine by itself: what a cancelled sequence still costs, and what is never read
+twice."""
 
 from __future__ import annotations
 
@@ -149,7 +150,8 @@ def test_a_prompt_read_in_pieces_says_what_it_says_in_one(lengths: list[int]) ->
         stage = Stage(prefill_tokens=pieces, prefix_cache_mb=0)
         begun: queue.Queue[None] = queue.Queue()
         ended: queue.Queue[Delta] = queue.Queue()
-        # The first forward waits until all others have been submitted, so that they are read together.
+        # The first forward waits until all others have been submitted, so that they are read
+        # together.
         stage.before_forward = [begun.get]
         stage.engine.submit(stage.sequence((9,), 1, lambda _: None))
         sequences = [stage.sequence(prompt, 10, ended.put) for prompt in prompts]

@@ -241,7 +241,8 @@ def test_models_and_health_answer(client: httpx.Client) -> None:
 
 
 async def test_a_client_that_leaves_stops_its_sequence(tmp_path: Path) -> None:
-    """The reply is abandoned after its first piece; the engine runs dry instead of writing 400 tokens."""
+    """The reply is abandoned after its first piece; the engine runs dry instead of writing 400
+    tokens."""
     engine = GenerationEngine.load(tiny.checkpoint(tmp_path), device="cpu")
     first, counts = threading.Event(), []
 
