@@ -34,6 +34,7 @@ from proxy.api.plan import Models, Refuse, Relay, Wanted, plan
 from proxy.api.relay import RELAYED, Forwarder, Received, Told, Upstream
 from proxy.api.responses import ResponsesEndpoint
 from proxy.api.traces import Traces, TraceStore
+from proxy.decoder.settings import SETTINGS
 from proxy.errors import RequestError, UnknownModel
 from proxy.service import Ensemble, Service
 from runtime.disconnects import ClientGone
@@ -233,7 +234,17 @@ def _error(reply: ErrorReply, id: str) -> Response:
 def _model(ensemble: Ensemble, created: int) -> dict[str, Any]:
     teachers = [teacher.name for teacher in ensemble.panel]
     cord = {"teachers": teachers, "strategy": ensemble.settings.strategy, "score": ensemble.settings.score}
-    return {**_entry(ensemble.name, created), "cord": cord}
+    return {**_entry(ensemble.name, created), "cord": {**cord, "settings": _configured(ensemble)}}
+
+
+def _configured(ensemble: Ensemble) -> dict[str, Any]:
+    """The settings of an ensemble by their names outside, but for those that are left to what fits the score."""
+    settings = ensemble.settings
+    return {
+        name: getattr(getattr(settings, one.section) if one.section else settings, one.field)
+        for name, one in SETTINGS.items()
+        if name not in ensemble.unset
+    }
 
 
 def _entry(name: str, created: int) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def test_real_search_is_seen_live_stored_and_replayed(visit: Visit, base_url: st
     steps = page.get_by_role("region", name="Reasoning").get_by_role("listitem")
     winners = {text.split()[0] for text in steps.all_inner_texts()}
     assert len(winners) >= 2, winners
+    expect(page.locator(".figures")).not_to_contain_text(re.compile(r"\d lost"))
     visit.tree.focus()
     for key in ("ArrowDown", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)

@@ -51,10 +51,15 @@ const target = () => ({ origin: location.origin, locked: storedKey() !== null })
 
 const modelName = ({ id, cord }) => (cord?.teachers?.length > 1 ? `${id} (${cord.teachers.join(", ")})` : id);
 
+// What the model is configured with. A setting that is not listed is left to what fits the score.
+function standardOf(settings, name) {
+  if (!settings || name === "seed") return "default";
+  return name in settings ? String(settings[name] ?? "none") : "fits the score";
+}
+
 function Setting({ setting, value, about, onChange }) {
   const { name, label, kind, choices, help, ...bounds } = setting;
-  const standard = about?.settings?.[name] ?? about?.[name];
-  const placeholder = standard === undefined || standard === null ? "default" : String(standard);
+  const placeholder = standardOf(about?.settings, name);
   const input =
     kind === "choice"
       ? html`<select value=${value} onChange=${(event) => onChange(event.target.value)}>

@@ -76,6 +76,10 @@ export class Search {
     return this.depths[number - 1];
   }
 
+  endScoring(id, now) {
+    for (const call of this.scoring) if (call.id === id) call.to ??= now;
+  }
+
   // Whether a step is asked for before the one it builds on is decided.
   isAhead(depth) {
     return depth > 1 && (this.depths[depth - 2]?.decidedAt ?? null) === null;
@@ -128,11 +132,11 @@ const HANDLERS = {
   },
   scored(search, event) {
     search.set(event.id, { score: event.score, scored_s: event.at_s });
-    const call = search.scoring.findLast((entry) => entry.id === event.id && entry.to === null);
-    if (call) call.to = event.at_s;
+    search.endScoring(event.id, event.at_s);
   },
   pruned(search, event) {
     search.set(event.id, { fate: event.reason });
+    search.endScoring(event.id, event.at_s);
     if (event.kept === null || event.kept === undefined) return;
     // It was written twice: what stands under it stands under the one that is kept.
     search.twins.set(event.id, event.kept);
