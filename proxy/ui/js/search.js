@@ -12,6 +12,7 @@ export class Search {
     this.twins = new Map(); // a dropped candidate to the one that says the same
     this.answers = []; // { teacher, from, to, kind }
     this.scoring = []; // { id, from, to }
+    this.beingScored = new Map();
     this.answer = "";
     this.outcome = null;
     this.result = null;
@@ -77,7 +78,9 @@ export class Search {
   }
 
   endScoring(id, now) {
-    for (const call of this.scoring) if (call.id === id) call.to ??= now;
+    const call = this.beingScored.get(id);
+    if (call) call.to = now;
+    this.beingScored.delete(id);
   }
 
   // Whether a step is asked for before the one it builds on is decided.
@@ -128,7 +131,9 @@ const HANDLERS = {
     search.set(event.id, { fate: "speculative", tokens: event.tokens ?? 0, ended_s: event.at_s });
   },
   score_requested(search, event) {
-    search.scoring.push({ id: event.id, from: event.at_s, to: null });
+    const call = { id: event.id, from: event.at_s, to: null };
+    search.scoring.push(call);
+    search.beingScored.set(event.id, call);
   },
   scored(search, event) {
     search.set(event.id, { score: event.score, scored_s: event.at_s });
