@@ -17,8 +17,8 @@ from tests.trace.searches import Kept, failed, finished
 from tests.ui.pages import Visit, page_over
 
 DEPTHS, BEAM, TEACHERS = 20, 64, ("ada", "bob", "cyd")
-FRAME_MS = 100.0
-"""What a frame may take at most, software rendering and a busy machine allowed for."""
+FRAME_MS = 400.0
+"""What a frame may take at most. It takes some 10 to 40 ms on two free cores; other suites may run beside this one."""
 
 
 def recorded() -> tuple[TraceRecord, TraceRecord]:
