@@ -7,6 +7,7 @@ synchronously; the search itself keeps no record.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,9 @@ from proxy.decoder.strategies import STRATEGIES
 from proxy.decoder.tree import Node, Proposal, Slot
 from proxy.decoder.types import Candidate, Problem, Result, StopCause, Trajectory
 from proxy.errors import ScorerError, SearchError
+
+_STRIKES = 2
+"""A teacher that was given up so many times, and wrote nothing in between, is not asked again."""
 
 _CALLS = 1.5
 """Calls in flight with speculation, by default: so many times those of one step."""
@@ -112,15 +116,24 @@ class _Roster:
     bandit: Bandit | None
     emit: Emit
     decided: dict[int, tuple[Slot, ...]] = field(default_factory=dict)
+    strikes: Counter[str] = field(default_factory=Counter)
+
+    def strike(self, stragglers: Iterable[Proposal], written: Iterable[Candidate]) -> None:
+        """Note who was given up at a step at which others wrote."""
+        for teacher in {one.slot.teacher.name for one in stragglers if one.candidate is None}:
+            self.strikes[teacher] += 1
+        for candidate in written:
+            self.strikes.pop(candidate.teacher, None)
 
     def slots(self, depth: int) -> Sequence[Slot]:
         """The slots of every prefix of this depth."""
         if depth not in self.decided:
             names = [teacher.name for teacher in self.panel]
-            asked = frozenset(names)
+            asked = frozenset(name for name in names if self.strikes[name] < _STRIKES)
             if self.bandit is not None:
                 seed = selection.derive(self.settings.sampling.seed, "bandit", depth)
-                asked = self.bandit.choose(names, depth, seed, self.settings.exploration)
+                asked &= self.bandit.choose(names, depth, seed, self.settings.exploration)
+                asked = asked or frozenset(names)
             for name in names:
                 if name not in asked:
                     self.emit(TeacherSkipped(depth, name))
@@ -187,6 +200,7 @@ class _Reasoning:
             waiting = patience(layer, settings, anyio.current_time())
             if waiting.overdue:
                 calls.abandon(waiting.overdue)
+                self.roster.strike(waiting.overdue, layer.written)
             elif layer.settled:
                 before = self.beam
                 self._conclude(layer, calls)

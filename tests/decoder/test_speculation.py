@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,11 +24,13 @@ from proxy.decoder.events import (
     Pruned,
     StepDecided,
     TeacherFailed,
+    TeacherSkipped,
 )
+from proxy.decoder.ports import OnText
 from proxy.decoder.search import search
 from proxy.decoder.settings import Budget, Settings
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Candidate, Message, Problem
+from proxy.decoder.types import Candidate, Continuation, Message, Problem, TeacherRequest
 from proxy.errors import SearchError
 
 PROBLEM = Problem("p", (Message("user", "What is it?"),), references=("42",))
@@ -67,9 +70,15 @@ class Run:
         return final
 
 
-def run(texts: Texts, chosen: Settings, grain: float = 0.0, teachers: int = 3) -> Run:
+def run(
+    texts: Texts,
+    chosen: Settings,
+    grain: float = 0.0,
+    teachers: int = 3,
+    panel: Sequence[SimulatedTeacher] | None = None,
+) -> Run:
     """Search on a clock that jumps to the next thing that happens."""
-    panel = [SimulatedTeacher(f"t{i}", texts, 60.0 - 7 * i, slowed=0) for i in range(teachers)]
+    panel = panel or [SimulatedTeacher(f"t{i}", texts, 60.0 - 7 * i, slowed=0) for i in range(teachers)]
     events: list[Event] = []
     error: list[str] = []
     cut = Segmentation(instruction="")
@@ -84,7 +93,7 @@ def run(texts: Texts, chosen: Settings, grain: float = 0.0, teachers: int = 3) -
 
     clock = trio.testing.MockClock(autojump_threshold=0)
     seconds = anyio.run(decode, backend="trio", backend_options={"clock": clock})
-    return Run(events, seconds, panel, error[0] if error else None)
+    return Run(events, seconds, list(panel), error[0] if error else None)
 
 
 CHOSEN = st.builds(
@@ -155,6 +164,23 @@ def _outlived(one: Run, id: int) -> bool:
     """Whether a candidate was in a beam and all its children fell."""
     decided = [event for event in one.events if isinstance(event, StepDecided)]
     return any(id in (*event.beam, *event.finished) for event in decided)
+
+
+def test_a_hung_teacher_costs_seconds_and_is_not_asked_for_ever() -> None:
+    class Hung(SimulatedTeacher):
+        async def write(self, request: TeacherRequest, on_text: OnText | None = None) -> Continuation:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    chosen = Settings(score="predictive", strategy="greedy", budget=Budget(deadline_s=1e6))
+    texts = Texts(steps=12, tokens=50)
+    well = run(texts, chosen)
+    hung = Hung("hung", texts, 1.0)
+    sick = run(texts, chosen, panel=[hung, *(SimulatedTeacher(f"t{i}", texts, 60.0) for i in range(2))])
+    assert sick.error is None and sick.seconds < 2 * well.seconds + 20
+    given_up = [event for event in sick.events if isinstance(event, TeacherFailed)]
+    assert {event.kind for event in given_up} == {"straggler"} and len(given_up) <= 6
+    assert [event.teacher for event in sick.events if isinstance(event, TeacherSkipped)]
 
 
 def test_speculation_saves_time() -> None:
