@@ -74,7 +74,8 @@ test-backends: install backends  ## the teacher contract against vLLM, llama.cpp
 	.backends/clients/bin/pip install --quiet langchain-openai==1.7.3 llm==0.32.1 litellm==1.106.2 \
 	  schemathesis==4.32.5
 	mkdir -p .backends/clients/node
-	cd .backends/clients/node && npm init --yes > /dev/null && npm install --silent openai@6.49.0
+	cd .backends/clients/node && npm init --yes > /dev/null && npm install --silent openai@6.49.0 \
+	  ai@6.0.326 @ai-sdk/openai@3.0.141 zod@4.6.7
 	@touch $@
 
 test-clients: install .backends/clients/.installed  ## langchain, litellm, openai-node and llm against this server

@@ -19,6 +19,7 @@ import pytest
 from proxy.api.auth import master_key
 from tests.api.panel import OPTIONS, Panel
 from tests.api.test_clients import ANSWER, KEY, REASONING, serving
+from tests.api.test_tools import panel as calling_panel
 
 HERE = Path(__file__).parent
 INSTALLED = HERE.parents[1] / ".backends" / "clients"
@@ -67,6 +68,21 @@ def test_openai_node(url: str) -> None:
         "tokens": TOKENS,
         "refused": ["NotFoundError", "model_not_found", "model"],
         "models": ["cord", "anna", "ben"],
+    }
+
+
+def test_the_ai_sdk_shows_reasoning_of_responses_and_calls_functions(url: str) -> None:
+    thought = REASONING.strip().replace("\n\n", "")
+    with serving(calling_panel()) as port:
+        other = f"http://127.0.0.1:{port}/v1"
+        found = told(["node", str(HERE / "with_ai_sdk.mjs"), str(INSTALLED / "node"), url, KEY, other])
+    assert found == {
+        "whole": ANSWER,
+        "thought": thought,
+        "streamed": ANSWER,
+        "reasoning": thought,
+        "calls": [["weigh", {"what": "it"}], ["weigh", {}]],
+        "tokens": TOKENS,
     }
 
 
