@@ -1,4 +1,4 @@
-"""What a proxy does beside answering requests: keeping its children and its probes going.
+"""The proxy's background tasks: child processes and probes.
 
 Each task runs on its own: one that fails is logged and remembered, and the others go on. A proxy with a failed task
 cannot be trusted to serve, so it calls itself unhealthy and asks its server to stop.

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told so that it can be mended: all of it at once, with lines and nearest keys."""
+"""Error messages for a configuration: all errors at once, with line numbers and the nearest valid key."""
 
 from __future__ import annotations
 

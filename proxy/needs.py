@@ -1,4 +1,4 @@
-"""Libraries that not every installation has: asked for before anything needs them, so that a sentence says so."""
+"""Checks that optional libraries are installed before they are needed, with a clear error if not."""
 
 from __future__ import annotations
 

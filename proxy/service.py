@@ -1,7 +1,7 @@
-"""The product behind the wire: virtual models, and decoding one problem with its record kept.
+"""The service behind the API: virtual models, and searches that are recorded.
 
-Everything that answers a request, the HTTP routes as much as a script, goes through `Service.decode`; so every
-request that reaches the decoder leaves a trace and its metrics, however it ends.
+All callers, HTTP routes and scripts, use `Service.decode`, so every search leaves a trace and metrics,
+however it ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Server-sent events as pure functions of bytes, both ways (WHATWG HTML, section 9.2).
 
-Holds the framing alone: what the data says, `[DONE]` among it, is the business of whoever sends or reads it.
+It knows the framing only. Senders and readers interpret the data, `[DONE]` included.
 """
 
 from __future__ import annotations

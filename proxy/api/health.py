@@ -1,4 +1,4 @@
-"""What a component of the proxy tells about its own readiness. The probing is done elsewhere."""
+"""The state of one component, as `/ready` shows it. `proxy.probe` finds it out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A parsed chat request as a job for the service: which ensemble, which settings, which problem.
+"""Turns a parsed chat request into a job for the service: ensemble, settings and problem.
 
-Here the defaults of the ensemble meet the wishes of the client; everything that depends on both is checked here.
+It combines the ensemble's defaults with the request's settings and checks what depends on both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The API's description, served at `/openapi.json`: what the schema checks is what it says.
+"""The API's description, served at `/openapi.json`, generated from the schema that checks requests.
 
 Chat requests are described as they are decoded. Fields that several teachers cannot honour together are named without
 bounds, since a request that goes straight to one teacher may hold anything its server takes.

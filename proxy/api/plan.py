@@ -1,4 +1,4 @@
-"""What becomes of a request: several teachers decode it, one teacher gets it as it is, or it is refused.
+"""Decides what happens to a request: several teachers decode it, one teacher gets it unchanged, or it is refused.
 
 Pure: from what a request asks for and which models there are. A request to an ensemble goes to a single teacher only
 where the client or the operator has agreed to that.

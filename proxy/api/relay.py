@@ -1,4 +1,4 @@
-"""Straight through to one teacher's own server: the body as it came, the reply byte by byte.
+"""Relays a request to one teacher's own server: the body unchanged, the reply byte by byte.
 
 For requests that name a single teacher, for paths that are not decoded together, and for what several teachers
 cannot write together (tools, images, JSON schemas, …), which goes to one of the ensemble and is told in a header.

@@ -1,7 +1,7 @@
 """What happens in a search, as values in the order it happened.
 
-The reply, the trace, the metrics and the live view are all folds over these; nothing is recorded twice.
-Events carry no clock: whoever records them stamps them. A search emits `Started` first and exactly one of
+The reply, the trace, the metrics and the live view are all computed from these events.
+Events hold no time; the journal adds it. A search emits `Started` first and exactly one of
 `Finished`, `Failed`, `Cancelled` last.
 """
 

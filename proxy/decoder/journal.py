@@ -1,6 +1,6 @@
-"""The log of one search: its events, each with the moment it happened, handed on as they come.
+"""The journal of one search: its events with their times, passed to listeners at once.
 
-The clock is the caller's (seconds, monotonic), so that folds over a journal are testable without waiting.
+The caller provides the clock (seconds, monotonic), so tests need not wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Letting the scorer read a step while it is being written, so that only its end is left to read."""
+"""Sends a step to the scorer while it is being written, so that only its end remains to be computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which trajectories live on: ranking, diversity, what may be sent, when to stop. Pure and synchronous.
+"""Which trajectories survive a step: ranking, diversity, and the steps that may be sent. Pure.
 
 Ties are broken by slot, so equal scores give the same beam whoever answers first.
 """

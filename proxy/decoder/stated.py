@@ -1,7 +1,7 @@
-"""An answer that stands in a step, so that nobody has to write it again.
+"""Finds an answer that a step already states, so that no teacher has to write it again.
 
 Models without thinking markup often end their turn in the middle of a step, after they have answered in it. Pure, and
-careful: what is not clearly an answer is none.
+conservative: text that is not clearly an answer is ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Segmentation: how reasoning is cut into steps, and how teachers are told to.
+"""Segmentation: cuts reasoning into steps, and holds the instruction that makes teachers write them.
 
 By default a step is text headed by the marker and its number and ending in one blank line, e.g. `### Step 3. …\\n\\n`
 (arXiv 2605.02290, section on segmentation); it may also be a paragraph, or what lies between paragraphs that begin

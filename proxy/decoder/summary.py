@@ -1,4 +1,4 @@
-"""What one finished search cost and who contributed: a pure fold over its events.
+"""What one finished search cost and who contributed: computed from its events. Pure.
 
 The reply's usage and `cord` object, the trace's totals and the tests all read this one fold.
 """

@@ -1,4 +1,4 @@
-"""A server's refusal as the typed failure it means, whatever form it gives to errors."""
+"""Turns a server's error reply into a typed failure, whatever its format."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A teacher around a teacher: bounded calls, bounded time, and a breaker for one that keeps failing.
+"""Wraps a teacher with limits on calls and time, and a breaker that skips it while it keeps failing.
 
-A dead teacher must cost a search nothing but its share: after a few failures in a row it is left out at once
-for a while, then tried again with a single call. One that does not continue a half-written turn is refused for good.
+After a few failures in a row a teacher is skipped for a while, then tried again with a single call.
+One that does not continue a half-written turn is refused for good.
 """
 
 from __future__ import annotations

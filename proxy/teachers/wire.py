@@ -1,4 +1,4 @@
-"""What a teacher's server says, read within bounds and checked: nothing past this module trusts a reply.
+"""Reads and checks replies of teachers' servers, within limits. Code behind this module can trust them.
 
 Bytes become `Chunk`s here, or a `BadReply`. Knows no provider and no template.
 """

@@ -1,1 +1,1 @@
-"""What is kept of a search, all folded from its journal: traces on disk, training rows, metrics."""
+"""What is kept of a search, computed from its journal: traces on disk, training rows, metrics."""

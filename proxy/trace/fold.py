@@ -1,4 +1,4 @@
-"""From a search's journal to its record. A pure fold that no order of events can fail.
+"""Turns a search's journal into its record. Pure; it accepts events in any order.
 
 The instruction that was added to the prompt is not part of the record: `messages` are what the client sent. Events
 that this version does not know are ignored.

@@ -1,4 +1,4 @@
-"""Prometheus figures, folded from the same events as everything else. Labels are bounded: configured names, kinds.
+"""Prometheus metrics, computed from the journal. Label values are configured names and fixed kinds only.
 
 Nothing a client sends becomes a label value.
 """
