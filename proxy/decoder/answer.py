@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -12,6 +12,7 @@ from proxy.decoder.events import AnswerDelta, AnswerRequested, TeacherFailed
 from proxy.decoder.limits import Limits
 from proxy.decoder.ports import Emit, Teacher
 from proxy.decoder.settings import Settings
+from proxy.decoder.stated import stated_answer
 from proxy.decoder.steps import Segmentation
 from proxy.decoder.types import Continuation, FinishReason, Problem, Result, StopCause, TeacherRequest, Trajectory
 from proxy.errors import SearchError, TeacherError
@@ -35,6 +36,9 @@ class Answering:
         A teacher that fails or says nothing is replaced by the next. Once text was sent nothing
         can be taken back: the search fails. When time is up, what was written is the answer.
 
+        A model without thinking markup often answers in its last step and ends its turn: what it
+        stated there is the answer, and is not written again.
+
         Raises:
             SearchError: no teacher wrote an answer, or none in time.
         """
@@ -42,6 +46,10 @@ class Answering:
         request = self._request(winner)
         if request.max_tokens <= 0:
             return self._result(winner, stopped, _Reply(self.emit), closer, None, "length")
+        if (stated := self._stated(winner)) is not None:
+            reply = _Reply(self.emit)
+            reply.on_text(stated)
+            return replace(self._result(winner, stopped, reply, closer, None, "stop"), answer_tokens=0)
         reasons: list[str] = []
         for teacher in self._answerers(closer):
             self.emit(AnswerRequested(teacher.name))
@@ -68,6 +76,14 @@ class Answering:
             return self._result(winner, stopped, reply, teacher.name, written, finish)
         reason = "; ".join(reasons) or "no teacher of this ensemble can write what is asked for"
         raise SearchError("no_answer", reason)
+
+    def _stated(self, winner: Trajectory) -> str | None:
+        """The answer that the last step states, where the turn ended with it and text is asked for."""
+        last, problem = winner.candidates[-1], self.problem
+        asks_for_text = problem.format is None and not problem.tools and not problem.stop
+        if last.ended != "eos" or not asks_for_text or self.settings.answerer is not None:
+            return None
+        return stated_answer(last.text)
 
     def _request(self, winner: Trajectory) -> TeacherRequest:
         sampling = self.settings.sampling

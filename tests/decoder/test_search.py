@@ -11,6 +11,7 @@ import pytest
 
 from proxy.decoder.bandit import Bandit
 from proxy.decoder.events import (
+    AnswerDelta,
     Cancelled,
     Committed,
     Event,
@@ -364,6 +365,27 @@ async def test_the_lag_commits_the_best_beams_choice_before_the_search_ends() ->
     committed = next(i for i, event in enumerate(events) if isinstance(event, Committed))
     last_asked = max(i for i, event in enumerate(events) if isinstance(event, ProposalRequested))
     assert committed < last_asked
+
+
+@pytest.mark.parametrize(
+    ("ended", "step", "answer"),
+    [
+        ("eos", " 58 + 60 = 118. The final answer is \\boxed{118}", "58 + 60 = 118. The final answer is \\boxed{118}"),
+        ("eos", " So we add 58 and 60.", "written"),
+        ("closed", " The final answer is \\boxed{118}", "written"),
+    ],
+)
+async def test_an_answer_that_the_last_step_states_is_not_written_again(ended: str, step: str, answer: str) -> None:
+    def script(request: TeacherRequest) -> Continuation:
+        return says("written", "eos") if request.answer is not None else says(step, ended)
+
+    plain = replace(PROBLEM, stop=())
+    events: list[Event] = []
+    teacher = ScriptedTeacher("t", script)
+    result = await search(plain, [teacher], prefers("x"), SETTINGS, CUT, events.append)
+    assert result.answer == answer
+    assert "".join(event.text for event in of(AnswerDelta, events)) == answer
+    assert (len(teacher.history) == 1) == (answer != "written")
 
 
 async def test_the_answer_is_written_by_the_configured_teacher() -> None:
