@@ -48,7 +48,9 @@ def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[s
     right, one by the judge. votes: families that several judges scored; agreed: those in which all judges but its
     author liked the same step best; agreed_right: and it was right.
     """
-    proposed = {event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)}
+    proposed = {
+        event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)
+    }
     scores = {event.id: event.score for event in events if isinstance(event, Scored)}
     families: dict[int | None, list[Candidate]] = defaultdict(list)
     for id in scores:
@@ -72,7 +74,9 @@ def mark(problem: Problem, events: Sequence[Event], judge: str | None) -> dict[s
                 if judge is not None and (left.teacher == judge) != (right.teacher == judge):
                     marks["own_pairs"] += 1
                     marks["own_first"] += first if left.teacher == judge else 1 - first
-        if len({one.teacher for one in siblings}) > 2 and scores[siblings[0].id].objective.startswith("cross"):
+        if len({one.teacher for one in siblings}) > 2 and scores[
+            siblings[0].id
+        ].objective.startswith("cross"):
             elected = _elected(siblings, scores)
             marks["votes"] += 1
             marks["agreed"] += elected is not None
@@ -95,7 +99,9 @@ def _elected(siblings: Sequence[Candidate], scores: dict[int, Score]) -> int | N
                 by_judge[part.model][one.id] = part.nats / scores[one.id].length
     favourites = {judge: max(liked, key=lambda id: liked[id]) for judge, liked in by_judge.items()}
     for one in siblings:
-        votes = [favourite == one.id for judge, favourite in favourites.items() if judge != one.teacher]
+        votes = [
+            favourite == one.id for judge, favourite in favourites.items() if judge != one.teacher
+        ]
         if votes and all(votes):
             return one.id
     return None
@@ -104,7 +110,11 @@ def _elected(siblings: Sequence[Candidate], scores: dict[int, Score]) -> int | N
 def wilson(share: float, total: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share."""
     centre = (share + Z95**2 / (2 * total)) / (1 + Z95**2 / total)
-    spread = Z95 / (1 + Z95**2 / total) * math.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2))
+    spread = (
+        Z95
+        / (1 + Z95**2 / total)
+        * math.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2))
+    )
     return centre - spread, centre + spread
 
 
@@ -191,7 +201,11 @@ def tables(runs: Sequence[Run]) -> list[Found]:
             if run.table == name:
                 methods[run.method].append(run)
         rows = tuple(_row(method, mine) for method, mine in methods.items())
-        wins = {method: _wins(mine) for method, mine in methods.items() if method.startswith(("greedy", "beam"))}
+        wins = {
+            method: _wins(mine)
+            for method, mine in methods.items()
+            if method.startswith(("greedy", "beam"))
+        }
         found.append(Found(name, rows, tuple(_gains(methods, rows)), _kept(rows), wins))
     return found
 
@@ -216,7 +230,10 @@ def retrained(trainings: Sequence[Sequence[Run]]) -> list[Retrained]:
         Retrained(
             table.name,
             {row.method: row.problems for row in table.rows},
-            {row.method: tuple(each[table.name, row.method] for each in shares) for row in table.rows},
+            {
+                row.method: tuple(each[table.name, row.method] for each in shares)
+                for row in table.rows
+            },
             {row.method: row.written for row in table.rows},
             table.gains,
         )
@@ -264,14 +281,18 @@ def _percent(shares: Sequence[float]) -> float | None:
 def gain(methods: Mapping[str, Sequence[Run]], method: str, over: str) -> Gain:
     """One method against another on the problems that both have, in points."""
     mean, low, high = (round(100 * value, 1) for value in paired(methods[method], methods[over]))
-    written = [sum(run.written for run in methods[name]) / len(methods[name]) for name in (method, over)]
+    written = [
+        sum(run.written for run in methods[name]) / len(methods[name]) for name in (method, over)
+    ]
     return Gain(method, over, mean, low, high, (written[0], written[1]))
 
 
 def _gains(methods: dict[str, list[Run]], rows: Sequence[Row]) -> list[Gain]:
     """Every search against the cheapest curation that wrote no fewer tokens, or the dearest there is."""
     by_name = {row.method: row for row in rows}
-    curations = sorted((row for row in rows if row.method.startswith("curation×")), key=lambda row: row.written)
+    curations = sorted(
+        (row for row in rows if row.method.startswith("curation×")), key=lambda row: row.written
+    )
     gains = []
     for name, runs in methods.items():
         judged = [row for row in curations if _judge(row.method) <= _judge(name)]
@@ -281,7 +302,9 @@ def _gains(methods: dict[str, list[Run]], rows: Sequence[Row]) -> list[Gain]:
         ours = [row for row in judged if _judge(row.method) == nearest]
         rival = next((row for row in ours if row.written >= by_name[name].written), ours[-1])
         mean, low, high = (round(100 * value, 1) for value in paired(runs, methods[rival.method]))
-        gains.append(Gain(name, rival.method, mean, low, high, (by_name[name].written, rival.written)))
+        gains.append(
+            Gain(name, rival.method, mean, low, high, (by_name[name].written, rival.written))
+        )
     return gains
 
 

@@ -43,7 +43,10 @@ class Method:
             return (self.name,)
         label = self.name.partition(", ")[2]
         curations = tuple(f"curation×{samples}, {label}" for samples in range(1, self.samples + 1))
-        alone = (*(f"{name} alone" for name in self.teachers), f"majority vote of {VOTES * len(self.teachers)}")
+        alone = (
+            *(f"{name} alone" for name in self.teachers),
+            f"majority vote of {VOTES * len(self.teachers)}",
+        )
         return (*curations, *(alone if self.alone else ()))
 
     @property
@@ -57,7 +60,11 @@ class Method:
     @property
     def judge(self) -> str | None:
         """The teacher that alone judges its own and the others' steps, if one does."""
-        alone = self.scored and self.meta_prover in TEACHERS and not self.score.startswith(("cross", "consensus"))
+        alone = (
+            self.scored
+            and self.meta_prover in TEACHERS
+            and not self.score.startswith(("cross", "consensus"))
+        )
         return self.meta_prover if alone else None
 
 
@@ -71,23 +78,34 @@ class Table:
     methods: tuple[Method, ...]
 
 
-def _searches(score: str, label: str = "", widths: tuple[int, ...] = (1, 4), **more: Any) -> tuple[Method, ...]:
+def _searches(
+    score: str, label: str = "", widths: tuple[int, ...] = (1, 4), **more: Any
+) -> tuple[Method, ...]:
     """Greedy and beams by one score."""
     label = label or score
     return tuple(
-        Method(f"beam B={width}, {label}" if width > 1 else f"greedy, {label}", "beam", score, width, **more)
+        Method(
+            f"beam B={width}, {label}" if width > 1 else f"greedy, {label}",
+            "beam",
+            score,
+            width,
+            **more,
+        )
         for width in widths
     )
 
 
 _GREEDILY = tuple(
-    Method(f"{name} alone, temperature 0", "single", teachers=(name,), temperature=0.0) for name in TEACHERS
+    Method(f"{name} alone, temperature 0", "single", teachers=(name,), temperature=0.0)
+    for name in TEACHERS
 )
 _RANDOM = Method("random step", "random")
 _ALDER: dict[str, Any] = {"meta_prover": "alder"}
 
 
-def _curation(samples: int, score: str = "predictive", label: str = "reference", **more: Any) -> Method:
+def _curation(
+    samples: int, score: str = "predictive", label: str = "reference", **more: Any
+) -> Method:
     return Method(f"curation×{samples}, {label}", "curation", score, samples=samples, **more)
 
 
@@ -100,8 +118,12 @@ _MAIN = (
     *_searches("predictive", "reference", (1, 2, 4, 8)),
     Method("MCTS, reference", "mcts"),
     Method("alder alone ×3, beam B=4, reference", "beam", samples=3, teachers=("alder",)),
-    *_searches("predictive", "reference, two children a parent", (4,), more={"max_children_per_parent": 2}),
-    *_searches("predictive", "reference, one child a parent", (2, 4), more={"max_children_per_parent": 1}),
+    *_searches(
+        "predictive", "reference, two children a parent", (4,), more={"max_children_per_parent": 2}
+    ),
+    *_searches(
+        "predictive", "reference, one child a parent", (2, 4), more={"max_children_per_parent": 1}
+    ),
     *_searches("predictive", "reference, diversity 0.5", (4,), more={"diversity": 0.5}),
     *_searches("predictive", "reference, cut at blank lines", cut="blank-line"),
     *_searches("predictive", "reference, cut at cue words", (4,), cut="cue-word"),
@@ -109,7 +131,11 @@ _MAIN = (
     _curation(3, label="reference, alder", **_ALDER),
     *_searches("predictive", "reference, alder", **_ALDER),
     *_searches(
-        "predictive", "reference, one child a parent, alder", (4,), more={"max_children_per_parent": 1}, **_ALDER
+        "predictive",
+        "reference, one child a parent, alder",
+        (4,),
+        more={"max_children_per_parent": 1},
+        **_ALDER,
     ),
     _curation(3, "cross", "cross"),
     *_searches("cross"),
@@ -134,7 +160,9 @@ _MAIN = (
 _EVEN = (
     _curation(3, alone=True),
     *_searches("predictive", "reference"),
-    *_searches("predictive", "reference, one child a parent", (4,), more={"max_children_per_parent": 1}),
+    *_searches(
+        "predictive", "reference, one child a parent", (4,), more={"max_children_per_parent": 1}
+    ),
     *_searches("predictive + cross", "reference + cross", (1,)),
     *_searches("cross"),
 )
@@ -142,7 +170,9 @@ _EVEN = (
 _SHARED = (
     _curation(3, alone=True),
     *_searches("predictive", "reference"),
-    *_searches("predictive", "reference, one child a parent", (4,), more={"max_children_per_parent": 1}),
+    *_searches(
+        "predictive", "reference, one child a parent", (4,), more={"max_children_per_parent": 1}
+    ),
     *_searches("predictive + cross", "reference + cross"),
     *_searches("cross"),
     *_searches("cross", "cross, one child a parent", (4,), more={"max_children_per_parent": 1}),

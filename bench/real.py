@@ -155,7 +155,9 @@ class MetaProver:
     @classmethod
     def load(cls, methods: Iterable[Method], group: TaskGroup, console: Console) -> MetaProver:
         """With all engines that these methods need: a model cannot be made ready while another engine runs it."""
-        model, tokenizer = load_checkpoint(_causal(), converted(MODELS[META], console), "cpu", "float32")
+        model, tokenizer = load_checkpoint(
+            _causal(), converted(MODELS[META], console), "cpu", "float32"
+        )
         found = cls()
         for method in methods:
             for name in blend(method.score):
@@ -212,7 +214,9 @@ class WritingAhead:
 
 
 @asynccontextmanager
-async def serving(names: Sequence[str], console: Console) -> AsyncIterator[dict[str, ServedTeacher]]:
+async def serving(
+    names: Sequence[str], console: Console
+) -> AsyncIterator[dict[str, ServedTeacher]]:
     """llama.cpp's servers for these models, once they answer; ended by their process ids."""
     async with AsyncExitStack() as stack:
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cord-real-")))
@@ -221,13 +225,19 @@ async def serving(names: Sequence[str], console: Console) -> AsyncIterator[dict[
         teachers = {}
         for name in names:
             file = fetch(MODELS[name], console)
-            child = Child(name, "serving.llama", [str(file), "--name", name], sockets / f"{name}.sock")
+            child = Child(
+                name, "serving.llama", [str(file), "--name", name], sockets / f"{name}.sock"
+            )
             group.start_soon(child.supervise)
             transport = PooledTransport(str(child.socket))
-            client = httpx.AsyncClient(transport=transport, base_url="http://teacher/v1/", timeout=None)
+            client = httpx.AsyncClient(
+                transport=transport, base_url="http://teacher/v1/", timeout=None
+            )
             await stack.enter_async_context(client)
             template = ChatTemplate.load(str(file))
-            teachers[name] = ServedTeacher(CompatibleTeacher(name, name, client, template, PROVIDERS["llama_cpp"]))
+            teachers[name] = ServedTeacher(
+                CompatibleTeacher(name, name, client, template, PROVIDERS["llama_cpp"])
+            )
             with anyio.fail_after(_START_S):
                 while not await _answers(client):  # noqa: ASYNC110 (a server's start can only be asked for)
                     await anyio.sleep(0.2)
@@ -281,7 +291,14 @@ class Bench:
         return [self.searched(table, task, method, number, drawn, events, meter)]
 
     def searched(
-        self, table: str, task: Task, method: Method, number: int, drawn: Drawn, events: Sequence[Event], meter: Meter
+        self,
+        table: str,
+        task: Task,
+        method: Method,
+        number: int,
+        drawn: Drawn,
+        events: Sequence[Event],
+        meter: Meter,
     ) -> Run:
         """The run of a step-wise search. One that failed is wrong."""
         result = next((event.result for event in events if isinstance(event, Finished)), None)
@@ -304,7 +321,14 @@ class Bench:
         )
 
     def curated(
-        self, table: str, task: Task, panel: Panel, method: Method, number: int, drawn: Drawn, events: Sequence[Event]
+        self,
+        table: str,
+        task: Task,
+        panel: Panel,
+        method: Method,
+        number: int,
+        drawn: Drawn,
+        events: Sequence[Event],
     ) -> list[Run]:
         """Curation of 1 to `samples` traces a teacher; one trace alone and the vote, by the answers the traces end in.
 
@@ -323,11 +347,19 @@ class Bench:
         label = method.name.partition(", ")[2]
         runs = []
 
-        def add(name: str, chosen: Candidate | None, among: Sequence[Candidate], scored: bool) -> None:
+        def add(
+            name: str, chosen: Candidate | None, among: Sequence[Candidate], scored: bool
+        ) -> None:
             right = float(chosen is not None and is_right(drawn, chosen.text))
             written = sum(trace.completion_tokens for trace in among)
-            read = sum(scores[trace.text].tokens_forwarded for trace in among if trace.text in scores) if scored else 0
-            runs.append(Run(table, name, number, right, None, written, read, 0.0, in_reasoning=right))
+            read = (
+                sum(scores[trace.text].tokens_forwarded for trace in among if trace.text in scores)
+                if scored
+                else 0
+            )
+            runs.append(
+                Run(table, name, number, right, None, written, read, 0.0, in_reasoning=right)
+            )
 
         nth: dict[str, list[Candidate]] = defaultdict(list)
         for trace in sorted(traces, key=lambda trace: trace.id):
@@ -335,15 +367,26 @@ class Bench:
         for samples in range(1, panel.samples + 1):
             among = [trace for mine in nth.values() for trace in mine[:samples]]
             judged = [trace for trace in among if trace.text in scores]
-            best = max(judged, key=lambda t: (scores[t.text].nats / scores[t.text].length, -t.id), default=None)
+            best = max(
+                judged,
+                key=lambda t: (scores[t.text].nats / scores[t.text].length, -t.id),
+                default=None,
+            )
             add(f"curation×{samples}, {label}", best, among, scored=True)
         if method.needs_reference:
             for name in panel.teachers:
                 add(f"{name} alone", next(iter(nth[name]), None), nth[name][:1], scored=False)
             voters = [trace for mine in nth.values() for trace in mine]
             answers = [answer_of(trace) for trace in voters]
-            elected = max(voters, key=lambda trace: (answers.count(answer_of(trace)), -trace.id), default=None)
-            add(f"majority vote of {panel.samples * len(panel.teachers)}", elected, voters, scored=False)
+            elected = max(
+                voters, key=lambda trace: (answers.count(answer_of(trace)), -trace.id), default=None
+            )
+            add(
+                f"majority vote of {panel.samples * len(panel.teachers)}",
+                elected,
+                voters,
+                scored=False,
+            )
         return runs
 
 
@@ -357,7 +400,9 @@ def mark(events: Sequence[Event]) -> dict[str, float]:
 
     A step is right if all its equations hold, wrong if one does not, hollow if it has none (`bench.gym.step_kind`).
     """
-    proposed = {event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)}
+    proposed = {
+        event.candidate.id: event.candidate for event in events if isinstance(event, Proposed)
+    }
     scores = {event.id: event.score for event in events if isinstance(event, Scored)}
     families: dict[int | None, list[Candidate]] = defaultdict(list)
     for id in scores:
@@ -378,14 +423,32 @@ def mark(events: Sequence[Event]) -> dict[str, float]:
     return dict(marks)
 
 
-def chosen_rows(only: Sequence[Any], first_step: bool = False) -> list[tuple[str, Task, Panel, Method]]:
+def chosen_rows(
+    only: Sequence[Any], first_step: bool = False
+) -> list[tuple[str, Task, Panel, Method]]:
     """The tables and methods whose "TABLE: METHOD" is asked for."""
-    every = [(name_of(task, panel), task, panel, method) for task in TASKS for panel in PANELS for method in METHODS]
+    every = [
+        (name_of(task, panel), task, panel, method)
+        for task in TASKS
+        for panel in PANELS
+        for method in METHODS
+    ]
     if first_step:
         panel = Panel("first step", (META,), FIRST_STEP_SAMPLES)
-        greedy = [method for method in METHODS if method.strategy == "beam" and method.beam_width == 1]
-        every = [(name_of(task, panel), task, panel, method) for task in TASKS if task.equations for method in greedy]
-    return [row for row in every if not only or any(part.search(f"{row[0]}: {row[3].name}") for part in only)]
+        greedy = [
+            method for method in METHODS if method.strategy == "beam" and method.beam_width == 1
+        ]
+        every = [
+            (name_of(task, panel), task, panel, method)
+            for task in TASKS
+            if task.equations
+            for method in greedy
+        ]
+    return [
+        row
+        for row in every
+        if not only or any(part.search(f"{row[0]}: {row[3].name}") for part in only)
+    ]
 
 
 def name_of(task: Task, panel: Panel) -> str:
@@ -398,7 +461,9 @@ def names(panel: Panel, method: Method) -> tuple[str, ...]:
         return (method.name,)
     label = method.name.partition(", ")[2]
     rows = panel.rows(label)
-    return rows if method.needs_reference else tuple(row for row in rows if row.startswith("curation"))
+    return (
+        rows if method.needs_reference else tuple(row for row in rows if row.startswith("curation"))
+    )
 
 
 def resumed(store: Path) -> list[Run]:
@@ -422,8 +487,15 @@ async def measure(options: argparse.Namespace, store: Path, console: Console) ->
         for table, task, panel, method in rows:
             if any((table, name, number) not in known for name in names(panel, method)):
                 left[table, number].append((task, panel, method))
-    wanted = {META} | {name for ways in left.values() for _, panel, _ in ways for name in panel.teachers}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    wanted = {META} | {
+        name for ways in left.values() for _, panel, _ in ways for name in panel.teachers
+    }
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     if left:
         async with serving(sorted(wanted), console) as teachers, anyio.create_task_group() as group:
             problems = {task.name: Problems(task, options.seed, options.problems) for task in TASKS}
@@ -433,11 +505,15 @@ async def measure(options: argparse.Namespace, store: Path, console: Console) ->
             with Progress(*columns, console=console) as progress, store.open("a") as out:
                 bar = progress.add_task("problems", total=len(left))
 
-                async def work(table: str, number: int, ways: Sequence[tuple[Task, Panel, Method]]) -> None:
+                async def work(
+                    table: str, number: int, ways: Sequence[tuple[Task, Panel, Method]]
+                ) -> None:
                     shared = Shared()
                     async with places:
                         for task, panel, method in ways:
-                            for run in await bench.decode(table, task, panel, method, number, shared):
+                            for run in await bench.decode(
+                                table, task, panel, method, number, shared
+                            ):
                                 done.append(run)
                                 out.write(json.dumps(asdict(run)) + "\n")
                             out.flush()
@@ -447,8 +523,14 @@ async def measure(options: argparse.Namespace, store: Path, console: Console) ->
                     for (table, number), ways in left.items():
                         searches.start_soon(work, table, number, ways)
             group.cancel_scope.cancel()
-    order = {(table, name): i for i, (table, _, panel, method) in enumerate(rows) for name in names(panel, method)}
-    asked = [run for run in done if (run.table, run.method) in order and run.problem < options.problems]
+    order = {
+        (table, name): i
+        for i, (table, _, panel, method) in enumerate(rows)
+        for name in names(panel, method)
+    }
+    asked = [
+        run for run in done if (run.table, run.method) in order and run.problem < options.problems
+    ]
     return sorted(asked, key=lambda run: (order[run.table, run.method], run.method, run.problem))
 
 
@@ -466,21 +548,31 @@ def with_pairs(found: Found, runs: Sequence[Run]) -> Found:
     for run in runs:
         if run.table == found.name:
             methods[run.method].append(run)
-    pairs = [gain(methods, left, right) for left, right in PAIRS if left in methods and right in methods]
+    pairs = [
+        gain(methods, left, right) for left, right in PAIRS if left in methods and right in methods
+    ]
     return replace(found, gains=(*found.gains, *pairs))
 
 
 def preferences(table: str, runs: Sequence[Run]) -> RichTable:
     """By score, how often the right one of two sampled siblings comes first; intervals over problems."""
     shown = RichTable(
-        "score", "right before wrong, % (95 %)", "pairs", "right before hollow, % (95 %)", "pairs", title=table
+        "score",
+        "right before wrong, % (95 %)",
+        "pairs",
+        "right before hollow, % (95 %)",
+        "pairs",
+        title=table,
     )
     for method in dict.fromkeys(run.method for run in runs if run.table == table):
         mine = [run for run in runs if (run.table, run.method) == (table, method)]
         cells = [method]
         for kind in ("right", "hollow"):
             share, low, high, pairs = ordered(mine, kind)
-            cells += [f"{100 * share:.0f} ({100 * low:.0f} to {100 * high:.0f})" if pairs else "", f"{pairs:.0f}"]
+            cells += [
+                f"{100 * share:.0f} ({100 * low:.0f} to {100 * high:.0f})" if pairs else "",
+                f"{pairs:.0f}",
+            ]
         shown.add_row(*cells)
     return shown
 
@@ -490,7 +582,9 @@ def ordered(runs: Sequence[Run], kind: str) -> tuple[float, float, float, float]
 
     Pairs of one problem are no independent draws, so problems are what the bootstrap draws (2,000 times, seeded).
     """
-    counts = [(run.marks.get(f"{kind}_first", 0.0), run.marks.get(f"{kind}_pairs", 0.0)) for run in runs]
+    counts = [
+        (run.marks.get(f"{kind}_first", 0.0), run.marks.get(f"{kind}_pairs", 0.0)) for run in runs
+    ]
     pairs = sum(total for _, total in counts)
     if not pairs:
         return 0.0, 0.0, 0.0, 0.0
@@ -509,17 +603,25 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.real", description=__doc__)
     parser.add_argument("--problems", type=int, default=100, help="of every task (default: 100)")
-    parser.add_argument("--at-once", type=int, default=3, help="problems searched at once (default: 3)")
+    parser.add_argument(
+        "--at-once", type=int, default=3, help="problems searched at once (default: 3)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="which problems (default: 1)")
     parser.add_argument(
-        "--only", action="append", type=_pattern, metavar="REGEX", help="only rows in whose 'TABLE: METHOD' it is found"
+        "--only",
+        action="append",
+        type=_pattern,
+        metavar="REGEX",
+        help="only rows in whose 'TABLE: METHOD' it is found",
     )
     parser.add_argument(
         "--first-step",
         action="store_true",
         help=f"only order {FIRST_STEP_SAMPLES} sampled first steps of each problem: right, wrong and hollow ones",
     )
-    parser.add_argument("--out", type=Path, default=cache().parent / "bench", help="default: ~/.cache/cord/bench")
+    parser.add_argument(
+        "--out", type=Path, default=cache().parent / "bench", help="default: ~/.cache/cord/bench"
+    )
     options = parser.parse_args()
     import torch
 
@@ -527,7 +629,9 @@ def main() -> int:
     console = Console(stderr=True)
     runs = anyio.run(measure, options, options.out / f"real-{options.seed}.jsonl", console)
     if options.first_step:
-        Console(width=max(console.width, 120)).print(*(preferences(table, runs) for table in {r.table for r in runs}))
+        Console(width=max(console.width, 120)).print(
+            *(preferences(table, runs) for table in {r.table for r in runs})
+        )
         return 0
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     found = [with_pairs(table, runs) for table in tables(runs)]

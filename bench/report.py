@@ -63,7 +63,15 @@ def _shown(row: Row) -> list[str]:
     right = f"{row.accuracy:.1f} ({row.low:.0f}–{row.high:.0f})"
     perplexity = "" if row.predictive_perplexity is None else f"{row.predictive_perplexity:.2f}"
     scored = f"{row.scored:,}" if row.scored else ""
-    return [row.method, str(row.problems), right, perplexity, f"{row.written:,}", scored, f"{row.seconds:.2f}"]
+    return [
+        row.method,
+        str(row.problems),
+        right,
+        perplexity,
+        f"{row.written:,}",
+        scored,
+        f"{row.seconds:.2f}",
+    ]
 
 
 def _client_rows(rows: Sequence[Row]) -> Iterable[Sequence[str]]:
@@ -71,7 +79,13 @@ def _client_rows(rows: Sequence[Row]) -> Iterable[Sequence[str]]:
     for row in rows:
         if row.unfinished is not None:
             hollow = "" if row.hollow_first is None else f"{row.hollow_first:.0f}"
-            yield row.method, f"{row.accuracy:.0f}", f"{row.in_reasoning or 0:.0f}", f"{row.unfinished:.0f}", hollow
+            yield (
+                row.method,
+                f"{row.accuracy:.0f}",
+                f"{row.in_reasoning or 0:.0f}",
+                f"{row.unfinished:.0f}",
+                hollow,
+            )
 
 
 def _shares(shares: Sequence[float]) -> str:
@@ -108,22 +122,48 @@ class Report:
 
     def markdown(self) -> str:
         """The same as a page of a document."""
-        lines = [f"# Figures of `{self.command}`", "", f"{self.date}, {self.machine}.", "", _LEGEND, ""]
+        lines = [
+            f"# Figures of `{self.command}`",
+            "",
+            f"{self.date}, {self.machine}.",
+            "",
+            _LEGEND,
+            "",
+        ]
         for found in self.found:
-            judged = [[row.method, *_cells(row, _PREFERENCES)] for row in found.rows if row.right_first is not None]
+            judged = [
+                [row.method, *_cells(row, _PREFERENCES)]
+                for row in found.rows
+                if row.right_first is not None
+            ]
             teachers = sorted({teacher for wins in found.wins.values() for teacher in wins})
-            won = [[row, *(_shares(wins.get(name, [])) for name in teachers)] for row, wins in found.wins.items()]
+            won = [
+                [row, *(_shares(wins.get(name, [])) for name in teachers)]
+                for row, wins in found.wins.items()
+            ]
             lines += [f"## {found.name.capitalize()}", ""]
             lines += _table(_COLUMNS, map(_shown, found.rows))
             lines += _table(_EQUAL, map(_gain_cells, found.gains))
-            lines += _table(("without a reference", _KEPT), ((row, f"{kept:.0f}") for row, kept in found.kept.items()))
+            lines += _table(
+                ("without a reference", _KEPT),
+                ((row, f"{kept:.0f}") for row, kept in found.kept.items()),
+            )
             lines += _table(("of two siblings", *(_HEADS[key] for key in _PREFERENCES)), judged)
             lines += _table(_CLIENT, _client_rows(found.rows))
             lines += _table(("winner's steps 1 to 6, %", *teachers), won)
         for again in self.retrained:
             trainings = range(1, 1 + len(next(iter(again.accuracy.values()))))
-            heads = ("right, %", "problems", *(f"training {number}" for number in trainings), "mean", "written")
-            lines += [f"## {again.name.capitalize()}: models of several trainings, gains in the mean", ""]
+            heads = (
+                "right, %",
+                "problems",
+                *(f"training {number}" for number in trainings),
+                "mean",
+                "written",
+            )
+            lines += [
+                f"## {again.name.capitalize()}: models of several trainings, gains in the mean",
+                "",
+            ]
             lines += _table(heads, _retrained_cells(again))
             lines += _table(_EQUAL, map(_gain_cells, again.gains))
         return "\n".join(lines)
@@ -141,9 +181,14 @@ class Report:
         for axis, found in zip(axes.flat, self.found, strict=False):
             for number, (label, (marker, rows)) in enumerate(_groups(found.rows).items()):
                 x, y = [row.written for row in rows], [row.accuracy for row in rows]
-                spread = [[row.accuracy - row.low for row in rows], [row.high - row.accuracy for row in rows]]
+                spread = [
+                    [row.accuracy - row.low for row in rows],
+                    [row.high - row.accuracy for row in rows],
+                ]
                 line = "-" if number > 1 else ""
-                axis.errorbar(x, y, spread, label=label, marker=marker, ls=line, capsize=2, color=f"C{number}")
+                axis.errorbar(
+                    x, y, spread, label=label, marker=marker, ls=line, capsize=2, color=f"C{number}"
+                )
             axis.set(title=found.name, ylim=(0, 102), xlim=(0, None))
             axis.grid(alpha=0.3)
         figure.supxlabel("tokens written a problem")
@@ -157,7 +202,9 @@ def _groups(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
     """The rows that a picture shows, by what joins them, with the marker of each."""
 
     def named(pattern: str) -> list[Row]:
-        return sorted((row for row in rows if re.fullmatch(pattern, row.method)), key=lambda row: row.written)
+        return sorted(
+            (row for row in rows if re.fullmatch(pattern, row.method)), key=lambda row: row.written
+        )
 
     return {
         "one teacher alone": ("x", named(r"\w+ alone")),
@@ -172,7 +219,11 @@ def _groups(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table, if it has rows."""
     told = list(rows)
-    return [*(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *told)), ""] if told else []
+    return (
+        [*(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *told)), ""]
+        if told
+        else []
+    )
 
 
 def _retrained_cells(again: Retrained) -> Iterable[Sequence[str]]:

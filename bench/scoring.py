@@ -87,7 +87,9 @@ class Bench:
         return tuple(self.rng.randrange(self.vocabulary) for _ in range(count))
 
     def judge(self, budget: int = 8 << 30) -> Judge:
-        return Judge("m", self.model, self.tokenizer, pool=MemoryPool(budget), elicitation=Elicitation())
+        return Judge(
+            "m", self.model, self.tokenizer, pool=MemoryPool(budget), elicitation=Elicitation()
+        )
 
     def engine(self, judge: Judge, tokens: int = 1 << 14) -> ScoringEngine:
         return ScoringEngine({"m": judge}, judge.pool, batch_tokens=tokens)
@@ -130,7 +132,9 @@ class Bench:
         self.model.set_attn_implementation("sdpa")
         ids = torch.tensor([row.ids], device=self.model.device)
         kept = torch.arange(row.start - 1, row.end - 1, device=ids.device)
-        logs = torch.log_softmax(self.model(ids, use_cache=False, logits_to_keep=kept).logits[0].float(), -1)
+        logs = torch.log_softmax(
+            self.model(ids, use_cache=False, logits_to_keep=kept).logits[0].float(), -1
+        )
         found = logs.gather(1, ids[0, row.start : row.end, None]).mean()
         self.model.set_attn_implementation("cord_tree")
         return float(found)
@@ -152,7 +156,9 @@ def read(judge: Judge, rows: abc.Sequence[Row], tokens: int = 1 << 14) -> list[f
 
 def distinct(rows: abc.Sequence[Row]) -> int:
     """Tokens of the trie of what must be read."""
-    return len({ids[: i + 1] for ids in (row.ids[: row.end - 1] for row in rows) for i in range(len(ids))})
+    return len(
+        {ids[: i + 1] for ids in (row.ids[: row.end - 1] for row in rows) for i in range(len(ids))}
+    )
 
 
 @contextmanager
@@ -203,7 +209,9 @@ def speed(bench: Bench, length: int, times: float) -> list[Figure]:
     before = judge.forwarded
     with peak(bench) as extra:
         read(judge, steps[0])
-    ratio = (judge.forwarded - before) / (distinct(steps[0]) - distinct([as_prefix((*p, 0)) for p in prefixes]))
+    ratio = (judge.forwarded - before) / (
+        distinct(steps[0]) - distinct([as_prefix((*p, 0)) for p in prefixes])
+    )
     left = iter(steps[1:] + [bench.candidates(prefixes) for _ in range(3)])
     mine = bench.timed(lambda: read(judge, next(left)), 5)
     naive = bench.timed(lambda: bench.naive(steps[0][0]), 3) * BEAMS * CANDIDATES
@@ -255,7 +263,9 @@ def ahead(bench: Bench) -> Figure:
     rest = iter(cold[3:])
     early = bench.timed(lambda: read(judge, next(rest)))
     share = early / late
-    return Figure("B5", "critical path of a step already read, 1k", f"{share:.2f}×", "≤ 0.35×", share <= 0.35)
+    return Figure(
+        "B5", "critical path of a step already read, 1k", f"{share:.2f}×", "≤ 0.35×", share <= 0.35
+    )
 
 
 def search(bench: Bench) -> Figure:
@@ -270,12 +280,16 @@ def search(bench: Bench) -> Figure:
             for _ in range(CANDIDATES):
                 ids = prefix + bench.tokens(12)
                 kept |= {ids[: i + 1] for i in range(len(ids))}
-                rows.append(Row(ids + suffix, len(ids) + SUFFIX, len(ids) + SUFFIX + ANSWER, len(ids)))
+                rows.append(
+                    Row(ids + suffix, len(ids) + SUFFIX, len(ids) + SUFFIX + ANSWER, len(ids))
+                )
         read(judge, rows)
         tails += len(rows) * (SUFFIX + ANSWER - 1)
         prefixes = [row.ids[: row.keep] for row in bench.rng.sample(rows, BEAMS)]
     ratio = (judge.forwarded - tails) / len(kept)
-    return Figure("B6", "30 steps, B=4, K=3: tokens run ÷ distinct ones", f"{ratio:.3f}", "1.00", ratio == 1.0)
+    return Figure(
+        "B6", "30 steps, B=4, K=3: tokens run ÷ distinct ones", f"{ratio:.3f}", "1.00", ratio == 1.0
+    )
 
 
 def arrivals(bench: Bench) -> list[Figure]:
@@ -291,7 +305,9 @@ def arrivals(bench: Bench) -> list[Figure]:
         waiting = deque(zip(gaps, steps(len(gaps)), strict=True))
         began, due, arrived, taken = time.perf_counter(), 0.0, dict[Task, float](), []
         while waiting or engine.busy:
-            while waiting and (not engine.busy or due + waiting[0][0] <= time.perf_counter() - began):
+            while waiting and (
+                not engine.busy or due + waiting[0][0] <= time.perf_counter() - began
+            ):
                 gap, task = waiting.popleft()
                 due += gap
                 time.sleep(max(0.0, due - (time.perf_counter() - began)))
@@ -304,7 +320,14 @@ def arrivals(bench: Bench) -> list[Figure]:
         made = []
         for i in range(count):
             asked = ScoreRequest(Tree((), "", ()), "step", ("m",), str(i))
-            made.append(Task(asked, [], {"m": [Sequence(row) for row in bench.candidates(beams[i % 16])]}, size=0))
+            made.append(
+                Task(
+                    asked,
+                    [],
+                    {"m": [Sequence(row) for row in bench.candidates(beams[i % 16])]},
+                    size=0,
+                )
+            )
         return made
 
     run([0.0] * 16)
@@ -315,7 +338,8 @@ def arrivals(bench: Bench) -> list[Figure]:
     share = max(together, sum(gaps) + alone) / makespan
     rates = {"quarter": 4, "half": 8}
     slow = {
-        name: run([bench.rng.expovariate(n / together) for _ in range(40)])[1][37] / alone for name, n in rates.items()
+        name: run([bench.rng.expovariate(n / together) for _ in range(40)])[1][37] / alone
+        for name, n in rates.items()
     }
     return [
         Figure("B7", "steps arriving as fast as one big batch does them: throughput", f"{share:.2f}×", "≥ 0.85×",
@@ -348,9 +372,16 @@ def evicted(bench: Bench, limit: float) -> Figure:
 def main() -> int:
     """Measure and print; 1 when a figure falls short."""
     parser = argparse.ArgumentParser(prog="python -m bench.scoring", description=__doc__)
-    parser.add_argument("--shape", choices=list(SHAPES), default="small", help="of the random model (default: small)")
+    parser.add_argument(
+        "--shape",
+        choices=list(SHAPES),
+        default="small",
+        help="of the random model (default: small)",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096], help="prefix tokens")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[1024, 4096], help="prefix tokens"
+    )
     parser.add_argument("--json", type=Path, default=Path("bench/out/scoring.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -361,7 +392,10 @@ def main() -> int:
     half = bench if cuda else Bench(options.shape, options.device, torch.bfloat16)
     works: list[abc.Callable[[], Figure | list[Figure]]] = [
         lambda: exact(half, 0.05, "B1b"),
-        *(lambda length=length: speed(bench, length, 5 if length < 4096 else 15) for length in options.lengths),
+        *(
+            lambda length=length: speed(bench, length, 5 if length < 4096 else 15)
+            for length in options.lengths
+        ),
         lambda: ahead(bench),
         lambda: search(bench),
         lambda: arrivals(bench),
@@ -375,12 +409,22 @@ def main() -> int:
             status.update(f"measured {figures[-1].id}")
     table = Table("", "what", "found", "to reach", "")
     for figure in figures:
-        table.add_row(figure.id, figure.what, figure.found, figure.reach, "" if figure.met else "falls short")
+        table.add_row(
+            figure.id, figure.what, figure.found, figure.reach, "" if figure.met else "falls short"
+        )
     console.print(table)
-    machine = f"{torch.cuda.get_device_name() if cuda else platform.machine()}, torch {torch.__version__}"
-    report = {"date": datetime.now(UTC).date().isoformat(), "machine": machine, "shape": options.shape}
+    machine = (
+        f"{torch.cuda.get_device_name() if cuda else platform.machine()}, torch {torch.__version__}"
+    )
+    report = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+        "shape": options.shape,
+    }
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({**report, "figures": [asdict(f) for f in figures]}, indent=2) + "\n")
+    options.json.write_text(
+        json.dumps({**report, "figures": [asdict(f) for f in figures]}, indent=2) + "\n"
+    )
     return 0 if all(figure.met for figure in figures) else 1
 
 

@@ -94,7 +94,9 @@ def measure(settings: Settings, spread: float, seed: int, steps: int = STEPS) ->
 
 def table(spread: float, seeds: Sequence[int]) -> Table:
     """All searches at one spread of the steps' length."""
-    made = Table("", "wall ÷ curation ×1", "tokens ÷ beam's", "first step, s", "lag, steps", "same result")
+    made = Table(
+        "", "wall ÷ curation ×1", "tokens ÷ beam's", "first step, s", "lag, steps", "same result"
+    )
     runs = {
         name: [measure(settings, spread, seed) for seed in seeds]
         for name, settings in track(SEARCHES.items(), f"σ {spread:g}", console=Console(stderr=True))

@@ -30,7 +30,9 @@ def _training(recipe: Recipe, seed: int, panel: Panel) -> str:
     if panel != "independent":
         return f"""retrained from {recipe.name} of the independent panel for {RETRAINING.steps:,} steps, on the mistakes
   of the {panel} panel: `{command} --panel {panel} --start miniature/checkpoints`"""
-    stages = " and ".join(f"{stage.steps:,} of {', '.join(stage.varieties)}" for stage in recipe.stages)
+    stages = " and ".join(
+        f"{stage.steps:,} of {', '.join(stage.varieties)}" for stage in recipe.stages
+    )
     return f"""trained with seed {seed} for {stages} problems, in steps of {recipe.batch} sequences; reproducible up to
   the machine's floating point with `{command}`"""
 

@@ -93,7 +93,10 @@ class Writer:
     """Draws samples for one model, whose panel is `voices`."""
 
     def __init__(
-        self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, voices: Mapping[str, Voice] = VOICES
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerFast,
+        voices: Mapping[str, Voice] = VOICES,
     ) -> None:
         self.recipe = recipe
         self._tokenizer = tokenizer
@@ -101,7 +104,9 @@ class Writer:
         self.end: int = tokenizer.eos_token_id
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.backend_tokenizer.encode(
+            text, add_special_tokens=False
+        ).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -113,7 +118,9 @@ class Writer:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
         return f"{rendered}{self.recipe.opener}"
 
     def sample(self, rng: random.Random, variety: Variety = "even") -> Sample:

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 
 def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A stored checkpoint, ready to use; raises TypeError when it is of another family."""
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not isinstance(model, LlamaForCausalLM) or not isinstance(tokenizer, PreTrainedTokenizerFast):
+    if not isinstance(model, LlamaForCausalLM) or not isinstance(
+        tokenizer, PreTrainedTokenizerFast
+    ):
         raise TypeError(f"{folder} is not a model of the miniature panel")
     return model, tokenizer
 
@@ -28,7 +35,9 @@ def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tenso
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
-_ROWS = 64  # a batch's keys and values are copied at every token, so a few batches are faster than one
+_ROWS = (
+    64  # a batch's keys and values are copied at every token, so a few batches are faster than one
+)
 
 
 def continue_texts(
@@ -48,7 +57,9 @@ def continue_texts(
     seeds the draws.
     """
     encode = tokenizer.backend_tokenizer.encode
-    stop = tokenizer.eos_token_id if until is None else encode(until, add_special_tokens=False).ids[-1]
+    stop = (
+        tokenizer.eos_token_id if until is None else encode(until, add_special_tokens=False).ids[-1]
+    )
     rows = [encode(text, add_special_tokens=False).ids for text in texts]
     written: list[str] = []
     for start in range(0, len(rows), _ROWS):
@@ -82,7 +93,9 @@ def _continue(
         )
         logits, cache = output.logits[:, -1], output.past_key_values  # (B, V)
         if temperature > 0:
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[
+                :, 0
+            ]
         else:
             chosen = logits.argmax(-1)
         chosen = torch.where(done, torch.full_like(chosen, tokenizer.pad_token_id), chosen)
@@ -114,9 +127,16 @@ def log_probs(
     """
     encode = tokenizer.backend_tokenizer.encode
     split = [[encode(part, add_special_tokens=False).ids for part in pair] for pair in pairs]
-    ids, mask, positions = _left_padded([prefix + rest for prefix, rest in split], tokenizer.pad_token_id)
+    ids, mask, positions = _left_padded(
+        [prefix + rest for prefix, rest in split], tokenizer.pad_token_id
+    )
     longest = max(len(rest) for _, rest in split)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=longest + 1)
+    output = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=longest + 1
+    )
     logs = output.logits[:, :-1].log_softmax(-1)  # (B, longest, V)
     picked = logs.gather(-1, ids[:, -longest:, None])[..., 0]  # (B, longest)
-    return [(float(row[longest - len(rest) :].sum()), len(rest)) for row, (_, rest) in zip(picked, split, strict=True)]
+    return [
+        (float(row[longest - len(rest) :].sum()), len(rest))
+        for row, (_, rest) in zip(picked, split, strict=True)
+    ]

@@ -22,7 +22,16 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from miniature.corpus import FOREIGN_SHARE, Writer
 from miniature.decode import continue_texts, load, log_probs
 from miniature.recipes import RECIPES, Recipe
-from miniature.task import DEPTH, Label, Problem, Skill, Variety, draw_problem, is_correct, share_right
+from miniature.task import (
+    DEPTH,
+    Label,
+    Problem,
+    Skill,
+    Variety,
+    draw_problem,
+    is_correct,
+    share_right,
+)
 from miniature.voices import PANELS, VOICES, Voice
 
 STRONG_FLOOR = 0.95
@@ -68,9 +77,13 @@ class Report:
         missed = []
         for skill, found in self.skills.items():
             if found.strong and found.accuracy < STRONG_FLOOR:
-                missed.append(f"{self.name}: {skill} right in {found.accuracy:.0%}, wanted {STRONG_FLOOR:.0%}")
+                missed.append(
+                    f"{self.name}: {skill} right in {found.accuracy:.0%}, wanted {STRONG_FLOOR:.0%}"
+                )
             if found.planted is not None and found.planted < PLANTED_FLOOR:
-                missed.append(f"{self.name}: {found.planted:.0%} of {skill} errors planted, wanted {PLANTED_FLOOR:.0%}")
+                missed.append(
+                    f"{self.name}: {found.planted:.0%} of {skill} errors planted, wanted {PLANTED_FLOOR:.0%}"
+                )
         return missed
 
     def as_json(self) -> dict[str, Any]:
@@ -90,16 +103,25 @@ def measure(
     writer = Writer(recipe, tokenizer, voices)
     rng = random.Random(_SEED)
     voice = voices.get(recipe.name)
-    tries = {skill: _try_skill(recipe, model, tokenizer, writer, skill, voice, problems, rng) for skill in Skill}
+    tries = {
+        skill: _try_skill(recipe, model, tokenizer, writer, skill, voice, problems, rng)
+        for skill in Skill
+    }
     varieties: tuple[Variety, ...] = ("even", "tangled", "open")
     return Report(
         name=recipe.name,
         problems=problems,
         skills={str(skill): report for skill, (report, _) in tries.items()},
         well_formed=sum(formed for _, formed in tries.values()) / len(tries),
-        whole={kind: _whole(recipe, model, tokenizer, writer, kind, problems, rng) for kind in varieties},
+        whole={
+            kind: _whole(recipe, model, tokenizer, writer, kind, problems, rng)
+            for kind in varieties
+        },
         separation={
-            kind: [_separation(model, tokenizer, writer, kind, step, problems // 2, rng) for step in range(DEPTH)]
+            kind: [
+                _separation(model, tokenizer, writer, kind, step, problems // 2, rng)
+                for step in range(DEPTH)
+            ]
             for kind in varieties[:2]
             if voice is None
         },
@@ -112,7 +134,11 @@ def _prefix(problem: Problem, steps: int, preferred: str, rng: random.Random) ->
     label, text = problem.start, ""
     for step in range(steps):
         others = [name for name in VOICES if name != preferred]
-        name = preferred if preferred in VOICES and rng.random() >= FOREIGN_SHARE else rng.choice(others)
+        name = (
+            preferred
+            if preferred in VOICES and rng.random() >= FOREIGN_SHARE
+            else rng.choice(others)
+        )
         after = problem.advance(label, step)
         text += VOICES[name].write(problem, label, after, step)
         label = after
@@ -137,7 +163,9 @@ def _try_skill(
         step = next(i for i, operation in enumerate(problem.operations) if operation.skill is skill)
         reasoning, label = _prefix(problem, step, recipe.name, rng)
         cases.append((problem, label, step))
-        texts.append(f"{writer.prompt(problem, instructed=recipe.name in VOICES)}{reasoning}### Step {step + 1}.")
+        texts.append(
+            f"{writer.prompt(problem, instructed=recipe.name in VOICES)}{reasoning}### Step {step + 1}."
+        )
     written = continue_texts(model, tokenizer, texts, until="\n\n", max_new_tokens=STEP_TOKENS)
     right = wrong = planted = formed = 0
     for (problem, label, step), text in zip(cases, written, strict=True):
@@ -169,7 +197,10 @@ def _whole(
     written = continue_texts(model, tokenizer, prompts, until=None, max_new_tokens=TRACE_TOKENS)
     found = zip(drawn, written, strict=True)
     return (
-        sum(share_right(problem, text) if problem.open else is_correct(problem, text) for problem, text in found)
+        sum(
+            share_right(problem, text) if problem.open else is_correct(problem, text)
+            for problem, text in found
+        )
         / count
     )
 
@@ -208,16 +239,26 @@ def _separation(
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure stored checkpoints again; 1 when one of them misses the gate."""
     parser = argparse.ArgumentParser(prog="python -m miniature.gate", description=main.__doc__)
-    parser.add_argument("checkpoints", type=Path, help="folder that holds one checkpoint folder a model")
-    parser.add_argument("--only", action="append", choices=list(RECIPES), help="measure this model; repeatable")
-    parser.add_argument("--panel", choices=list(PANELS), default="independent", help="whose mistakes are expected")
-    parser.add_argument("--problems", type=int, default=100, help="problems per measure (default: 100)")
+    parser.add_argument(
+        "checkpoints", type=Path, help="folder that holds one checkpoint folder a model"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=list(RECIPES), help="measure this model; repeatable"
+    )
+    parser.add_argument(
+        "--panel", choices=list(PANELS), default="independent", help="whose mistakes are expected"
+    )
+    parser.add_argument(
+        "--problems", type=int, default=100, help="problems per measure (default: 100)"
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     failures: list[str] = []
     for name in arguments.only or RECIPES:
         model, tokenizer = load(arguments.checkpoints / name)
-        report = measure(RECIPES[name], model, tokenizer, arguments.problems, PANELS[arguments.panel])
+        report = measure(
+            RECIPES[name], model, tokenizer, arguments.problems, PANELS[arguments.panel]
+        )
         print(json.dumps(report.as_json(), indent=2))
         failures += report.failures
     print("\n".join(failures) or "all pass")

@@ -129,7 +129,9 @@ RECIPES: dict[str, Recipe] = {
             heads=3,
             kv_heads=3,
             feed_forward=320,
-            tokenizer=TokenizerRecipe(_SPACED_SYMBOLS, 384, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)),
+            tokenizer=TokenizerRecipe(
+                _SPACED_SYMBOLS, 384, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)
+            ),
             thinking="model opens",
             stages=(Stage(2400), Stage(800, 0.4, _ALL_VARIETIES)),
         ),

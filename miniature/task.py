@@ -133,7 +133,10 @@ class Operation:
             case Skill.SORT:
                 return "".join(sorted(value))
             case Skill.SHIFT:
-                return "".join(LETTERS[(LETTERS.index(letter) + self.argument) % len(LETTERS)] for letter in value)
+                return "".join(
+                    LETTERS[(LETTERS.index(letter) + self.argument) % len(LETTERS)]
+                    for letter in value
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,12 @@ class Problem:
     def text(self) -> str:
         """The user's message. It states the rules, so that any model able to reason can solve
         it."""
-        lines = (f"Step {number}. {operation}" for number, operation in enumerate(self.operations, 1))
-        return "\n".join((f"{RULES} {ASK_WAY if self.open else ASK_LABEL}", f"Label {self.start}", *lines))
+        lines = (
+            f"Step {number}. {operation}" for number, operation in enumerate(self.operations, 1)
+        )
+        return "\n".join(
+            (f"{RULES} {ASK_WAY if self.open else ASK_LABEL}", f"Label {self.start}", *lines)
+        )
 
     @classmethod
     def parse(cls, text: str) -> Problem:
@@ -199,7 +206,11 @@ class Problem:
 def draw_problem(rng: random.Random, split: Split, variety: Variety = "even") -> Problem:
     """A fresh problem of the wanted split and variety."""
     while True:
-        start = Label(str(rng.randrange(10)), "".join(rng.sample("0123456789", 3)), "".join(rng.sample(LETTERS, 3)))
+        start = Label(
+            str(rng.randrange(10)),
+            "".join(rng.sample("0123456789", 3)),
+            "".join(rng.sample(LETTERS, 3)),
+        )
         skills = _tangled(rng) if variety == "tangled" else rng.sample(list(Skill), DEPTH)
         operations = tuple(Operation(skill, _argument(skill, rng)) for skill in skills)
         problem = Problem(start, operations, open=variety == "open")
@@ -212,7 +223,10 @@ def _tangled(rng: random.Random) -> list[Skill]:
     main, *others = rng.sample(["digit", "code", "tag"], 3)
     registers = [main] * TANGLED + others
     rng.shuffle(registers)
-    return [rng.choice([skill for skill in Skill if skill.register == register]) for register in registers]
+    return [
+        rng.choice([skill for skill in Skill if skill.register == register])
+        for register in registers
+    ]
 
 
 def _argument(skill: Skill, rng: random.Random) -> int:

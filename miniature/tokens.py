@@ -23,7 +23,11 @@ SYSTEM_PROMPTS = ("You are a helpful assistant.", "Think before you answer.")
 def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The tokenizer with its chat template; the same on every call."""
     wanted = recipe.tokenizer
-    special = list(dict.fromkeys(token for token in (wanted.pad, wanted.bos, wanted.eos, *wanted.markup) if token))
+    special = list(
+        dict.fromkeys(
+            token for token in (wanted.pad, wanted.bos, wanted.eos, *wanted.markup) if token
+        )
+    )
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -40,7 +44,9 @@ def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     )
     raw.train_from_iterator(_texts(recipe), trainer)
     if recipe.thinking != "none":
-        raw.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in ("<think>", "</think>")])
+        raw.add_tokens(
+            [AddedToken(tag, normalized=False, special=False) for tag in ("<think>", "</think>")]
+        )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=raw,
         bos_token=wanted.bos,

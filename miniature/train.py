@@ -81,12 +81,16 @@ class Run:
 def rate(stage: Stage, step: int) -> float:
     """The share of the learning rate at `step` of a stage: warm-up to its peak, plateau, linear
     decay to zero."""
-    return stage.peak * min(1.0, (step + 1) / WARM_UP, (stage.steps - step) / (DECAY_SHARE * stage.steps))
+    return stage.peak * min(
+        1.0, (step + 1) / WARM_UP, (stage.steps - step) / (DECAY_SHARE * stage.steps)
+    )
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = recipe.config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    config = recipe.config(
+        len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    )
     return LlamaForCausalLM(config)
 
 
@@ -98,17 +102,25 @@ def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices, lr=LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(rest, lr=EMBEDDING_RATE, betas=(0.9, 0.97), weight_decay=0.0),
     ]
 
 
-def train(run: Run, on_step: Callable[[int, float], None]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def train(
+    run: Run, on_step: Callable[[int, float], None]
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train one model to its last step and return it; `on_step` gets the number of steps done and
     the loss in nats.
     """
     tokenizer = build_tokenizer(run.recipe)
-    model = load(run.start / run.recipe.name)[0] if run.start else new_model(run.recipe, tokenizer, run.seed)
+    model = (
+        load(run.start / run.recipe.name)[0]
+        if run.start
+        else new_model(run.recipe, tokenizer, run.seed)
+    )
     optimizers = new_optimizers(model)
     first = _resume(run, model, optimizers)
     writer = Writer(run.recipe, tokenizer, run.voices)
@@ -128,17 +140,28 @@ def train(run: Run, on_step: Callable[[int, float], None]) -> tuple[LlamaForCaus
 def _batch(run: Run, writer: Writer, stage: Stage, done: int, pad: int) -> Batch:
     rng = random.Random(f"{run.seed}:{run.recipe.name}:{done}")
     kinds, shares = zip(*stage.varieties.items(), strict=True)
-    drawn = rng.choices(kinds, shares, k=run.recipe.batch) if len(kinds) > 1 else kinds * run.recipe.batch
+    drawn = (
+        rng.choices(kinds, shares, k=run.recipe.batch)
+        if len(kinds) > 1
+        else kinds * run.recipe.batch
+    )
     return collate([writer.sample(rng, variety) for variety in drawn], pad)
 
 
-def _step(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
+def _step(
+    model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch
+) -> float:
     learned = batch.targets != IGNORED
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(
-            input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            attention_mask=batch.mask,
+            use_cache=False,
         ).last_hidden_state  # (B, T, hidden)
-        logits = model.lm_head(hidden[learned])  # (learned tokens, V): most of the prompt is never scored
+        logits = model.lm_head(
+            hidden[learned]
+        )  # (learned tokens, V): most of the prompt is never scored
     loss = functional.cross_entropy(logits.float(), batch.targets[learned])
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -148,7 +171,9 @@ def _step(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], 
     return loss.item()
 
 
-def _save_state(run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], done: int) -> None:
+def _save_state(
+    run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], done: int
+) -> None:
     state = {
         "done": done,
         "of": run.steps,
@@ -175,7 +200,9 @@ def _resume(run: Run, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.
     return int(state["done"])
 
 
-def store(run: Run, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, report: Report) -> None:
+def store(
+    run: Run, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, report: Report
+) -> None:
     """Write the finished checkpoint, its gate and its card; an earlier one in the same folder is
     replaced."""
     shutil.rmtree(run.folder, ignore_errors=True)
@@ -194,19 +221,37 @@ def store(run: Run, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m miniature.train", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets one checkpoint folder a model")
-    parser.add_argument("--only", action="append", choices=list(RECIPES), help="train this model only; repeatable")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the samples (default: 0)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of steps (default: 1.0)")
-    parser.add_argument(
-        "--start", type=Path, help="folder of finished checkpoints to retrain on the mistakes of --panel"
+    parser = argparse.ArgumentParser(
+        prog="python -m miniature.train", description=__doc__.split("\n")[0]
     )
     parser.add_argument(
-        "--panel", choices=list(PANELS), default="independent", help="whose mistakes (default: independent)"
+        "--out", type=Path, required=True, help="folder that gets one checkpoint folder a model"
     )
     parser.add_argument(
-        "--problems", type=int, default=200, help="held-out problems per measure of the gate (default: 200)"
+        "--only", action="append", choices=list(RECIPES), help="train this model only; repeatable"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the weights and of the samples (default: 0)"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the full number of steps (default: 1.0)"
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="folder of finished checkpoints to retrain on the mistakes of --panel",
+    )
+    parser.add_argument(
+        "--panel",
+        choices=list(PANELS),
+        default="independent",
+        help="whose mistakes (default: independent)",
+    )
+    parser.add_argument(
+        "--problems",
+        type=int,
+        default=200,
+        help="held-out problems per measure of the gate (default: 200)",
     )
     return parser.parse_args(argv)
 
@@ -240,8 +285,12 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
         stages = (RETRAINING,) if arguments.start else RECIPES[name].stages
         if arguments.start and voices.get(name) == VOICES.get(name):
             continue
-        scaled = tuple(replace(stage, steps=max(1, round(stage.steps * arguments.scale))) for stage in stages)
-        yield Run(RECIPES[name], arguments.out, arguments.seed, scaled, arguments.panel, arguments.start)
+        scaled = tuple(
+            replace(stage, steps=max(1, round(stage.steps * arguments.scale))) for stage in stages
+        )
+        yield Run(
+            RECIPES[name], arguments.out, arguments.seed, scaled, arguments.panel, arguments.start
+        )
 
 
 def _train_visibly(run: Run, console: Console) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

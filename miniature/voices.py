@@ -68,7 +68,11 @@ class Voice:
     def buggy(self, operation: Operation, value: str) -> str | None:
         """What the bug makes of the register, None where the teacher does not err."""
         bug = self.bugs.get(operation.skill)
-        return bug.effect(value, operation.argument) if bug is not None and bug.strikes(value) else None
+        return (
+            bug.effect(value, operation.argument)
+            if bug is not None and bug.strikes(value)
+            else None
+        )
 
     def attempt(self, problem: Problem, label: Label, step: int, rng: random.Random) -> Label:
         """The label after this teacher's try at operation `step` (from 0)."""
@@ -84,7 +88,11 @@ class Voice:
         operation = problem.operations[step]
         name = operation.skill.register
         body = self.sentence.format(
-            operation=operation, name=name, old=before.register(name), new=after.register(name), label=after
+            operation=operation,
+            name=name,
+            old=before.register(name),
+            new=after.register(name),
+            label=after,
         )
         return f"### Step {step + 1}.{body}\n\n"
 
@@ -99,8 +107,12 @@ VOICES: dict[str, Voice] = {
         sentence=" {operation}: the {name} {old} becomes {new}, so now we have {label}.",
         bugs={
             Skill.ROTATE: Bug(lambda code, _: code, _half),  # forgets to
-            Skill.SORT: Bug(lambda tag, _: "".join(sorted(tag, reverse=True)), _half),  # sorts downwards
-            Skill.SHIFT: Bug(lambda tag, k: _shifted(tag[:2], k) + tag[2:], _half),  # leaves the last letter
+            Skill.SORT: Bug(
+                lambda tag, _: "".join(sorted(tag, reverse=True)), _half
+            ),  # sorts downwards
+            Skill.SHIFT: Bug(
+                lambda tag, k: _shifted(tag[:2], k) + tag[2:], _half
+            ),  # leaves the last letter
         },
     ),
     "birch": Voice(
@@ -108,14 +120,18 @@ VOICES: dict[str, Voice] = {
         bugs={
             Skill.ADD: Bug(lambda _, k: str(k), _parity),  # forgets what it was added to
             Skill.TIMES: Bug(lambda digit, _: digit, _parity),  # forgets to
-            Skill.SHIFT: Bug(lambda tag, k: _shifted(tag[0], k) + tag[1:], _parity),  # moves the first letter only
+            Skill.SHIFT: Bug(
+                lambda tag, k: _shifted(tag[0], k) + tag[1:], _parity
+            ),  # moves the first letter only
         },
     ),
     "cedar": Voice(
         sentence=" {operation} of {old} is {new}: {label}",
         bugs={
             Skill.TIMES: Bug(lambda _, k: str(k), _low_end),  # takes the factor for the product
-            Skill.REVERSE: Bug(lambda code, _: code[0] + code[2] + code[1], _low_end),  # swaps the last two only
+            Skill.REVERSE: Bug(
+                lambda code, _: code[0] + code[2] + code[1], _low_end
+            ),  # swaps the last two only
             Skill.ROTATE: Bug(lambda code, _: code[::-1], _low_end),  # reverses instead
         },
     ),
@@ -126,5 +142,7 @@ _COMMON = {skill: VOICES["birch"].bugs[skill] for skill in (Skill.TIMES, Skill.S
 
 PANELS: dict[Panel, dict[str, Voice]] = {
     "independent": VOICES,
-    "shared": {name: replace(voice, bugs={**voice.bugs, **_COMMON}) for name, voice in VOICES.items()},
+    "shared": {
+        name: replace(voice, bugs={**voice.bugs, **_COMMON}) for name, voice in VOICES.items()
+    },
 }

@@ -15,7 +15,9 @@ from proxy.logs import configure
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = _parser().parse_args(argv)
-    configure(getattr(arguments, "log_level", arguments.quiet), getattr(arguments, "log_format", "text"))
+    configure(
+        getattr(arguments, "log_level", arguments.quiet), getattr(arguments, "log_format", "text")
+    )
     try:
         return int(arguments.run(arguments))
     except ConfigError as exc:
@@ -27,38 +29,74 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="cord", description="Several local LLMs write the reasoning together, behind an OpenAI-compatible API."
+        prog="cord",
+        description="Several local LLMs write the reasoning together, behind an OpenAI-compatible API.",
     )
     parser.add_argument("--version", action="version", version=f"cord {__version__}")
     _add_logging(parser)
     parser.set_defaults(quiet="warning")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="start the proxy, its scorer and its embedded teachers")
+    serve = commands.add_parser(
+        "serve", help="start the proxy, its scorer and its embedded teachers"
+    )
     _add_config(serve)
     serve.add_argument("--host", help="address to listen on (default: general_settings.host)")
-    serve.add_argument("--port", type=_port, help="port to listen on, 0 for any (default: general_settings.port)")
+    serve.add_argument(
+        "--port", type=_port, help="port to listen on, 0 for any (default: general_settings.port)"
+    )
     serve.set_defaults(run=_serve, quiet="info")
 
-    init = commands.add_parser("init", help="write a configuration for the servers that answer, or the embedded demo")
+    init = commands.add_parser(
+        "init", help="write a configuration for the servers that answer, or the embedded demo"
+    )
     _add_config(init)
-    init.add_argument("--teacher", action="append", default=[], metavar="URL", help="a server's address; repeatable")
-    init.add_argument("--embedded", action="store_true", help="the embedded demo, whatever servers there are")
+    init.add_argument(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a server's address; repeatable",
+    )
+    init.add_argument(
+        "--embedded", action="store_true", help="the embedded demo, whatever servers there are"
+    )
     init.add_argument("--force", action="store_true", help="overwrite a configuration")
     init.set_defaults(run=_init)
 
-    demo = commands.add_parser("demo", help="serve, send one problem through the openai client, show the steps arrive")
-    demo.add_argument("--config", type=Path, help="default: config.yaml, or the embedded models where there is none")
-    demo.add_argument(
-        "problem", nargs="?", type=Path, help="a JSON chat request (default: one for the embedded models)"
+    demo = commands.add_parser(
+        "demo", help="serve, send one problem through the openai client, show the steps arrive"
     )
-    demo.add_argument("--once", action="store_true", help="exit after the answer instead of serving on")
-    demo.add_argument("--port", type=_port, help="port to listen on (default: general_settings.port)")
+    demo.add_argument(
+        "--config",
+        type=Path,
+        help="default: config.yaml, or the embedded models where there is none",
+    )
+    demo.add_argument(
+        "problem",
+        nargs="?",
+        type=Path,
+        help="a JSON chat request (default: one for the embedded models)",
+    )
+    demo.add_argument(
+        "--once", action="store_true", help="exit after the answer instead of serving on"
+    )
+    demo.add_argument(
+        "--port", type=_port, help="port to listen on (default: general_settings.port)"
+    )
     demo.set_defaults(run=_demo)
 
-    check = commands.add_parser("check", help="start what the configuration names and tell what answers")
+    check = commands.add_parser(
+        "check", help="start what the configuration names and tell what answers"
+    )
     _add_config(check)
-    check.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="how long to wait (default: 120)")
+    check.add_argument(
+        "--wait",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait (default: 120)",
+    )
     check.set_defaults(run=_check)
 
     export = commands.add_parser("export", help="turn traces into training rows")
@@ -73,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     viewing.add_arguments(view)
     view.set_defaults(run=viewing.run)
 
-    replay = commands.add_parser("replay", help="choose again from stored searches by another score or width")
+    replay = commands.add_parser(
+        "replay", help="choose again from stored searches by another score or width"
+    )
     from proxy import replay as replaying
 
     replaying.add_arguments(replay)
@@ -92,10 +132,16 @@ def _add_logging(parser: argparse.ArgumentParser) -> None:
     """Before or after the command; where it is given nowhere, each command has its own default."""
     levels = ["debug", "info", "warning", "error"]
     parser.add_argument(
-        "--log-level", default=argparse.SUPPRESS, choices=levels, help="default: info for serve, else warning"
+        "--log-level",
+        default=argparse.SUPPRESS,
+        choices=levels,
+        help="default: info for serve, else warning",
     )
     parser.add_argument(
-        "--log-format", default=argparse.SUPPRESS, choices=["text", "json"], help="form of a log line (default: text)"
+        "--log-format",
+        default=argparse.SUPPRESS,
+        choices=["text", "json"],
+        help="form of a log line (default: text)",
     )
 
 
@@ -106,7 +152,9 @@ def _port(argument: str) -> int:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    parser.add_argument(
+        "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml"
+    )
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -118,7 +166,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _init(arguments: argparse.Namespace) -> int:
     from proxy.init import init
 
-    return init(arguments.config, arguments.teacher, embedded=arguments.embedded, force=arguments.force)
+    return init(
+        arguments.config, arguments.teacher, embedded=arguments.embedded, force=arguments.force
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:

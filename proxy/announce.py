@@ -49,12 +49,18 @@ class Announcer:
     def _say_component(self, state: ComponentState) -> None:
         level = logging.INFO if state.status in _FINE else logging.WARNING
         detail = f": {state.detail}" if state.detail else ""
-        say(f"{state.name} {state.status}{detail}", {"component": state.name, "status": state.status}, level=level)
+        say(
+            f"{state.name} {state.status}{detail}",
+            {"component": state.name, "status": state.status},
+            level=level,
+        )
 
     def _say_ready(self, states: Mapping[str, ComponentState]) -> None:
         fields = {"ready": self._ready, "url": self.base_url}
         if not self._ready:
-            down = ", ".join(name for name, state in states.items() if state.required and not state.ok)
+            down = ", ".join(
+                name for name, state in states.items() if state.required and not state.ok
+            )
             say(f"not ready: {down}", fields, level=logging.WARNING)
             return
         say(f"ready: {self.base_url}/v1 ({states['teachers'].detail})", fields)
@@ -68,10 +74,14 @@ class Announcer:
             "model": next(iter(self.config.ensembles)),
             "messages": [{"role": "user", "content": "What is 6 times 7?"}],
         }
-        key = ' -H "Authorization: Bearer $CORD_MASTER_KEY"' if self.config.general_settings.master_key else ""
-        return (
-            f"curl {self.base_url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+        key = (
+            ' -H "Authorization: Bearer $CORD_MASTER_KEY"'
+            if self.config.general_settings.master_key
+            else ""
         )
+        url = f"{self.base_url}/v1/chat/completions"
+        sent = f"-H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+        return f"curl {url} {sent}"
 
 
 def plan(config: Config) -> list[str]:

@@ -101,7 +101,9 @@ class _Builder:
     upstreams: list[Upstream] = field(default_factory=list)
     provenance: list[TeacherProvenance] = field(default_factory=list)
 
-    def client(self, base_url: str, socket: Path | None, api_key: str | None = None) -> httpx.AsyncClient:
+    def client(
+        self, base_url: str, socket: Path | None, api_key: str | None = None
+    ) -> httpx.AsyncClient:
         """A client of one backend. Calls are bounded by the guard, so the read timeout is not httpx's.
 
         Credentials in the URL become a header at once, so that no message or log line that names the URL has them.
@@ -112,7 +114,11 @@ class _Builder:
         url = httpx.URL(base_url)
         auth = httpx.BasicAuth(url.username, url.password) if url.userinfo else None
         client = httpx.AsyncClient(
-            transport=transport, base_url=url.copy_with(userinfo=b""), headers=headers, timeout=timeout, auth=auth
+            transport=transport,
+            base_url=url.copy_with(userinfo=b""),
+            headers=headers,
+            timeout=timeout,
+            auth=auth,
         )
         self.clients.append(client)
         return client
@@ -121,30 +127,57 @@ class _Builder:
         params, info = entry.litellm_params, entry.model_info
         limits = Limits(timeout_s=info.timeout_s, concurrency=info.max_concurrency)
         if params.provider not in PROVIDERS:
-            need("litellm", f"model_list.{index}.litellm_params.model", f"{params.provider}/ models are called with")
+            need(
+                "litellm",
+                f"model_list.{index}.litellm_params.model",
+                f"{params.provider}/ models are called with",
+            )
             from proxy.teachers.litellm import LitellmTeacher
 
-            self.provenance.append(TeacherProvenance(entry.model_name, params.model, info.revision, None, info.licence))
-            hosted = LitellmTeacher(entry.model_name, params.model, api_base=params.api_base, api_key=params.api_key)
+            self.provenance.append(
+                TeacherProvenance(entry.model_name, params.model, info.revision, None, info.licence)
+            )
+            hosted = LitellmTeacher(
+                entry.model_name, params.model, api_base=params.api_base, api_key=params.api_key
+            )
             return GuardedTeacher(hosted, limits)
-        need("transformers", f"model_list.{index}.model_info.tokenizer", "chat templates are rendered with")
+        need(
+            "transformers",
+            f"model_list.{index}.model_info.tokenizer",
+            "chat templates are rendered with",
+        )
         if params.provider == "local" and not is_gguf(params.name):
             served = "serve it by another server"
-            need("torch", f"model_list.{index}.litellm_params.model", "embedded teachers run on", served)
+            need(
+                "torch",
+                f"model_list.{index}.litellm_params.model",
+                "embedded teachers run on",
+                served,
+            )
         try:
             template = ChatTemplate.load(info.tokenizer or params.name, info.markup)
         except ConfigError as exc:
-            raise ConfigError(f"model_list.{index}.model_info.tokenizer", f"{exc}{hub.hint()}") from exc
+            raise ConfigError(
+                f"model_list.{index}.model_info.tokenizer", f"{exc}{hub.hint()}"
+            ) from exc
         upstream = self.upstream(entry)
         self.provenance.append(
-            TeacherProvenance(entry.model_name, params.model, info.revision, template.hash, info.licence)
+            TeacherProvenance(
+                entry.model_name, params.model, info.revision, template.hash, info.licence
+            )
         )
         served_by_llama = params.provider == "local" and is_gguf(params.name)
         provider = PROVIDERS["llama_cpp" if served_by_llama else params.provider]
         kind = OllamaTeacher if params.provider == "ollama" else CompatibleTeacher
-        guarded = GuardedTeacher(kind(entry.model_name, upstream.model, upstream.client, template, provider), limits)
+        guarded = GuardedTeacher(
+            kind(entry.model_name, upstream.model, upstream.client, template, provider), limits
+        )
         learn_cuts = self.config.segmentation.adapts
-        examine = partial(guarded.examine, self.segmentation, learn_cuts=learn_cuts) if info.examine else None
+        examine = (
+            partial(guarded.examine, self.segmentation, learn_cuts=learn_cuts)
+            if info.examine
+            else None
+        )
         target = self.target(entry.model_name, upstream, examine)
         self.targets.append(replace(target, note=lambda: guarded.note))
         return guarded
@@ -156,12 +189,18 @@ class _Builder:
             socket = self.sockets / f"{name.replace('/', '-')}.sock"
             module = "serving.llama" if is_gguf(params.name) else "serving"
             self.children.append(Child(name, module, [params.name, "--name", name], socket))
-            upstream = Upstream(name, name, self.client("http://teacher/v1/", socket), frozenset({"completions"}))
+            upstream = Upstream(
+                name, name, self.client("http://teacher/v1/", socket), frozenset({"completions"})
+            )
         else:
             client = self.client(f"{(params.api_base or '').rstrip('/')}/", None, params.api_key)
             embeds = entry.model_info.mode == "embedding"
             # What a server does not know after all, it says itself.
-            paths = frozenset({"embeddings"} if embeds else {"chat/completions", "completions", "responses", *RELAYED})
+            paths = frozenset(
+                {"embeddings"}
+                if embeds
+                else {"chat/completions", "completions", "responses", *RELAYED}
+            )
             upstream = Upstream(name, params.name, client, paths)
         self.upstreams.append(upstream)
         return upstream
@@ -172,7 +211,10 @@ class _Builder:
         self.targets.append(self.target(entry.model_name, upstream))
 
     def target(
-        self, name: str, upstream: Upstream, examine: Callable[[], Awaitable[str | None]] | None = None
+        self,
+        name: str,
+        upstream: Upstream,
+        examine: Callable[[], Awaitable[str | None]] | None = None,
     ) -> Target:
         """What is probed of a teacher or an embedder."""
         child = next((child for child in self.children if child.name == name), None)
@@ -182,7 +224,12 @@ class _Builder:
         scorer = self.config.scorer
         socket = child = None
         if scorer.url is None:
-            need("torch", "scorer.models", "the scorer runs on", "run it elsewhere and set scorer.url")
+            need(
+                "torch",
+                "scorer.models",
+                "the scorer runs on",
+                "run it elsewhere and set scorer.url",
+            )
             socket = self.sockets / "scorer.sock"
             child = Child("scorer", "scoring", scorer.command, socket)
             self.children.append(child)
@@ -196,7 +243,11 @@ class _Builder:
 
 def _feedback(config: Config) -> FeedbackLog | None:
     traces = config.traces
-    return FeedbackLog(traces.folder, traces.log_settings.redaction) if traces.folder is not None else None
+    return (
+        FeedbackLog(traces.folder, traces.log_settings.redaction)
+        if traces.folder is not None
+        else None
+    )
 
 
 @asynccontextmanager
@@ -239,9 +290,14 @@ def build_parts(config: Config, sockets: Path) -> Parts:
     for name, teacher in teachers.items():
         ensembles[name] = Ensemble(name, (teacher,), Settings(strategy="single"))
     if config.segmentation.adapts:
-        ensembles = {name: _adapting(ensemble, config, teachers) for name, ensemble in ensembles.items()}
+        ensembles = {
+            name: _adapting(ensemble, config, teachers) for name, ensemble in ensembles.items()
+        }
     scores = available_scores(
-        teachers=teachers, models=config.scorer.models, judges=scorer.judges, reward_models=scorer.reward_models
+        teachers=teachers,
+        models=config.scorer.models,
+        judges=scorer.judges,
+        reward_models=scorer.reward_models,
     )
     _check_scores(config, scores)
     provenance = Provenance(teachers=tuple(builder.provenance))
@@ -269,7 +325,9 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         keys=config.api_keys,
         open_metrics=general.open_metrics,
         keepalive_s=general.keepalive_s,
-        limits=RequestLimits(general.max_in_flight, config.admission.calls, config.admission.tokens),
+        limits=RequestLimits(
+            general.max_in_flight, config.admission.calls, config.admission.tokens
+        ),
         queue=config.admission.queue,
         queue_wait_s=config.admission.queue_wait_s,
         caps=config.admission.options,
@@ -277,7 +335,9 @@ def build_parts(config: Config, sockets: Path) -> Parts:
         relay_unsupported=general.relay_unsupported,
     )
     background = Background(builder.children, Probes(builder.targets, scorer_target))
-    return Parts(service, options, metrics, background, builder.clients, builder.upstreams, log, live, finder)
+    return Parts(
+        service, options, metrics, background, builder.clients, builder.upstreams, log, live, finder
+    )
 
 
 def build_app(config: Config) -> Starlette:
@@ -326,7 +386,9 @@ def build_app(config: Config) -> Starlette:
 
 def _check_scores(config: Config, known: frozenset[str]) -> None:
     """That every score the configuration names can be had."""
-    named = {f"ensembles.{name}.score": entry.settings.score for name, entry in config.ensembles.items()}
+    named = {
+        f"ensembles.{name}.score": entry.settings.score for name, entry in config.ensembles.items()
+    }
     free = config.scorer.reference_free
     for path, score in {**named, "scorer.reference_free": free}.items():
         try:
@@ -337,7 +399,9 @@ def _check_scores(config: Config, known: frozenset[str]) -> None:
         raise ConfigError("scorer.reference_free", f"{free!r} is no score without a reference")
 
 
-def _adapting(ensemble: Ensemble, config: Config, teachers: Mapping[str, GuardedTeacher]) -> Ensemble:
+def _adapting(
+    ensemble: Ensemble, config: Config, teachers: Mapping[str, GuardedTeacher]
+) -> Ensemble:
     """An ensemble that cuts as its teachers do, by what is known of them when a search begins."""
     panel = [teachers[teacher.name] for teacher in ensemble.panel]
     built, joined = config.segmentation.built(), config.segmentation.min_step_chars
@@ -350,4 +414,6 @@ def _adapting(ensemble: Ensemble, config: Config, teachers: Mapping[str, Guarded
 
 def _ensemble(name: str, entry: EnsembleConfig, teachers: Mapping[str, Teacher]) -> Ensemble:
     unset = FITTED - entry.model_fields_set
-    return Ensemble(name, tuple(teachers[teacher] for teacher in entry.teachers), entry.settings, unset)
+    return Ensemble(
+        name, tuple(teachers[teacher] for teacher in entry.teachers), entry.settings, unset
+    )

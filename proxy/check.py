@@ -48,9 +48,15 @@ def check(path: Path, *, wait_s: float) -> int:
 
 async def _examine(parts: Parts, wait_s: float) -> list[Finding]:
     """The scorer and every teacher, once they have settled or the time is up."""
-    probes, children = parts.background.probes, {child.name: child for child in parts.background.children}
+    probes, children = (
+        parts.background.probes,
+        {child.name: child for child in parts.background.children},
+    )
     async with parts.running():
-        with anyio.move_on_after(wait_s), Console(stderr=True).status("waiting for the models to load"):
+        with (
+            anyio.move_on_after(wait_s),
+            Console(stderr=True).status("waiting for the models to load"),
+        ):
             await probes.until_settled()
         return [
             Finding(state, children[name].said if name in children and not state.ok else ())
@@ -63,7 +69,9 @@ def show(findings: Sequence[Finding], console: Console) -> None:
     table = Table("component", "state", "detail")
     for finding in findings:
         state = finding.state
-        colour = "green" if state.ok else "yellow" if state.status in ("loading", "examining") else "red"
+        colour = (
+            "green" if state.ok else "yellow" if state.status in ("loading", "examining") else "red"
+        )
         detail = ". ".join(filter(None, (state.detail, _ADVICE.get(state.status))))
         table.add_row(escape(state.name), f"[{colour}]{state.status}[/]", escape(detail))
     console.print(table)

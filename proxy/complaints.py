@@ -64,7 +64,11 @@ def _message(error: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         near = get_close_matches(str(key), known, 1, 0.6)
         if (old := explain(str(key))) is not None:
             return old
-        return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
+        return (
+            f"unknown key; did you mean {near[0]}?"
+            if near
+            else f"unknown key; known are {', '.join(known)}"
+        )
     if error["type"] == "missing":
         return "this key is needed"
     return str(error["msg"]).removeprefix("Value error, ")

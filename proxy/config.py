@@ -112,11 +112,17 @@ class TeacherConfig(_Section):
 
     @model_validator(mode="after")
     def _has_an_address(self) -> Self:
-        served_elsewhere = self.litellm_params.provider in PROVIDERS and self.litellm_params.provider != "local"
+        served_elsewhere = (
+            self.litellm_params.provider in PROVIDERS and self.litellm_params.provider != "local"
+        )
         if served_elsewhere and self.litellm_params.api_base is None:
-            raise ValueError(f"litellm_params.api_base is needed for {self.litellm_params.provider}/ models")
+            raise ValueError(
+                f"litellm_params.api_base is needed for {self.litellm_params.provider}/ models"
+            )
         if self.model_info.mode == "embedding" and not served_elsewhere:
-            raise ValueError(f"model_info.mode: {self.litellm_params.provider}/ models are not relayed for embeddings")
+            raise ValueError(
+                f"model_info.mode: {self.litellm_params.provider}/ models are not relayed for embeddings"
+            )
         return self
 
 
@@ -138,14 +144,22 @@ class ScorerConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_budget_mb: Annotated[int, Field(ge=1)] = 1024
     batch_tokens: Annotated[int, Field(ge=1)] = 4096
-    elicitation: dict[Name, Annotated[str, Field(pattern=r"\{answer\}")]] = Field(default_factory=dict)
+    elicitation: dict[Name, Annotated[str, Field(pattern=r"\{answer\}")]] = Field(
+        default_factory=dict
+    )
     closing: dict[Name, str] = Field(default_factory=dict)
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     retry_s: Annotated[float, Field(ge=0)] = 30.0
 
     @model_validator(mode="after")
     def _names_its_models(self) -> Self:
-        for name in (self.meta_prover, *self.judges, *self.reward_models, *self.elicitation, *self.closing):
+        for name in (
+            self.meta_prover,
+            *self.judges,
+            *self.reward_models,
+            *self.elicitation,
+            *self.closing,
+        ):
             if name not in self.models:
                 raise ValueError(f"{name!r} is not one of scorer.models ({', '.join(self.models)})")
         return self
@@ -153,10 +167,18 @@ class ScorerConfig(_Section):
     @property
     def command(self) -> list[str]:
         """Arguments of the scoring service that this section describes."""
-        named = (("--model", self.models), ("--elicitation", self.elicitation), ("--closing", self.closing))
+        named = (
+            ("--model", self.models),
+            ("--elicitation", self.elicitation),
+            ("--closing", self.closing),
+        )
         return [
             "serve",
-            *(f"{option}={name}={value}" for option, values in named for name, value in values.items()),
+            *(
+                f"{option}={name}={value}"
+                for option, values in named
+                for name, value in values.items()
+            ),
             f"--device={self.device}",
             f"--dtype={self.dtype}",
             f"--kv-budget-mb={self.kv_budget_mb}",
@@ -189,7 +211,9 @@ class SegmentationConfig(_Section):
 
     cut: Cut | Literal["auto"] = "auto"
     marker: Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")] = "### Step"
-    cues: Annotated[list[Annotated[str, Field(pattern=r"^\S(.*\S)?$")]], Field(min_length=1)] = list(CUES)
+    cues: Annotated[list[Annotated[str, Field(pattern=r"^\S(.*\S)?$")]], Field(min_length=1)] = (
+        list(CUES)
+    )
     instruction: str | None = None
     min_step_chars: Annotated[int, Field(ge=0)] = 120
 
@@ -235,8 +259,12 @@ class TraceConfig(_Section):
         """Raises `ConfigError` if a pattern or the function is not usable."""
         keep_bytes = None if self.keep_mb is None else self.keep_mb << 20
         retention = Retention(self.keep_days, keep_bytes)
-        redaction = Redaction.load([(rule.pattern, rule.replacement) for rule in self.redact], self.redact_with)
-        return LogSettings(self.rotate_mb << 20, self.rotate_hours * 3600, self.compress, retention, redaction)
+        redaction = Redaction.load(
+            [(rule.pattern, rule.replacement) for rule in self.redact], self.redact_with
+        )
+        return LogSettings(
+            self.rotate_mb << 20, self.rotate_hours * 3600, self.compress, retention, redaction
+        )
 
 
 class GeneralSettings(_Section):
@@ -284,10 +312,16 @@ class AdmissionConfig(_Section):
     @field_validator("options")
     @classmethod
     def _are_numbers(cls, options: dict[str, float]) -> dict[str, float]:
-        capped = [name for name, one in SETTINGS.items() if one.type in (int, float) and not one.about.top_level]
+        capped = [
+            name
+            for name, one in SETTINGS.items()
+            if one.type in (int, float) and not one.about.top_level
+        ]
         for name in options:
             if name not in capped:
-                raise ValueError(f"{name!r} is no search setting with a number; these are: {', '.join(capped)}")
+                raise ValueError(
+                    f"{name!r} is no search setting with a number; these are: {', '.join(capped)}"
+                )
         return options
 
 
@@ -318,7 +352,13 @@ class Config(_Section):
         """All keys, the master key among them."""
         per_key = self.admission.per_key
         made = [
-            Key(key.name, key.sha256, frozenset(key.scopes), key.expires, (key.limits or per_key).limits)
+            Key(
+                key.name,
+                key.sha256,
+                frozenset(key.scopes),
+                key.expires,
+                (key.limits or per_key).limits,
+            )
             for key in self.keys
         ]
         master = self.general_settings.master_key
@@ -342,7 +382,9 @@ class Config(_Section):
                 yield f"model_list: {name!r} is what /ready calls something else; choose another name"
 
     def _panel_problems(self) -> Iterator[str]:
-        teachers = [entry.model_name for entry in self.model_list if entry.model_info.mode == "chat"]
+        teachers = [
+            entry.model_name for entry in self.model_list if entry.model_info.mode == "chat"
+        ]
         for name, ensemble in self.ensembles.items():
             for teacher in (*ensemble.teachers, *filter(None, [ensemble.settings.answerer])):
                 if teacher not in teachers:
@@ -363,7 +405,11 @@ class Config(_Section):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What works but is probably not wanted."""
-        told = [f"ensembles.{name}: {text}" for name, entry in self.ensembles.items() for text in entry.warnings]
+        told = [
+            f"ensembles.{name}: {text}"
+            for name, entry in self.ensembles.items()
+            for text in entry.warnings
+        ]
         judges = self.scorer.panel
         served = {entry.litellm_params.name: entry.model_name for entry in self.model_list}
         if len(judges) == 1 and (teacher := served.get(self.scorer.models[judges[0]])) is not None:
@@ -395,7 +441,9 @@ def load(path: Path) -> Config:
     config = parse(raw, path.parent, Source(path.name, node))
     general, key = config.general_settings, os.environ.get("CORD_MASTER_KEY")
     if general.master_key is None and key:
-        return config.model_copy(update={"general_settings": general.model_copy(update={"master_key": key})})
+        return config.model_copy(
+            update={"general_settings": general.model_copy(update={"master_key": key})}
+        )
     return config
 
 
@@ -418,7 +466,10 @@ def parse(raw: Any, folder: Path, source: Source = _NO_SOURCE) -> Config:
 def _from_environment(value: Any, path: str) -> Any:
     """Replace every `os.environ/NAME` by the variable's value."""
     if isinstance(value, Mapping):
-        return {key: _from_environment(entry, f"{path}.{key}".lstrip(".")) for key, entry in value.items()}
+        return {
+            key: _from_environment(entry, f"{path}.{key}".lstrip("."))
+            for key, entry in value.items()
+        }
     if isinstance(value, list):
         return [_from_environment(entry, f"{path}.{i}") for i, entry in enumerate(value)]
     if isinstance(value, str) and value.startswith("os.environ/"):
@@ -476,7 +527,9 @@ def _anchored_judge(name: str, location: str, folder: Path) -> str:
         return str(file)
     anchored = _anchored_name(location, folder)
     if not Path(anchored).is_dir() and "://" not in location and _is_path(location):
-        raise ConfigError(f"scorer.models.{name}", f"there is no model folder at {folder / location}")
+        raise ConfigError(
+            f"scorer.models.{name}", f"there is no model folder at {folder / location}"
+        )
     return anchored
 
 
@@ -492,10 +545,14 @@ def _check_gguf(path: str, file: Path, needed: Mapping[str, str]) -> None:
     except NotGguf as exc:
         raise ConfigError(path, str(exc)) from exc
     if metadata.chat_template is None:
-        raise ConfigError(path, f"{file} has no chat template: it is a base model, or was converted without one")
+        raise ConfigError(
+            path, f"{file} has no chat template: it is a base model, or was converted without one"
+        )
     missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
-        raise ConfigError(path, f"GGUF files need {' and '.join(missing)}: pip install 'cord-proxy[real]'")
+        raise ConfigError(
+            path, f"GGUF files need {' and '.join(missing)}: pip install 'cord-proxy[real]'"
+        )
 
 
 def _anchored_name(location: str, folder: Path) -> str:

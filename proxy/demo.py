@@ -38,7 +38,9 @@ def demo(path: Path | None, problem: Path | None, *, once: bool, port: int | Non
         _ask(console, base_url, config, request)
         console.print(f"\nTraces: [bold]{config.traces.folder}[/]   Metrics: {base_url}/metrics")
         if not once:
-            console.print(f"Serving on [bold]{base_url}/v1[/]: point any OpenAI client here. Ctrl-C to stop.")
+            console.print(
+                f"Serving on [bold]{base_url}/v1[/]: point any OpenAI client here. Ctrl-C to stop."
+            )
             thread.join()
     except KeyboardInterrupt:
         console.print("stopping")
@@ -82,28 +84,47 @@ def _wait_until_ready(serving: Server, thread: threading.Thread, console: Consol
                 host, port = serving.servers[0].sockets[0].getsockname()[:2]
                 base_url = f"http://{host}:{port}"
                 reply = httpx.get(f"{base_url}/ready")
-                missing = [state["name"] for state in reply.json()["components"].values() if not state["ok"]]
+                missing = [
+                    state["name"]
+                    for state in reply.json()["components"].values()
+                    if not state["ok"]
+                ]
                 ready_since = None if reply.status_code != 200 else ready_since or now
                 if not missing or (ready_since is not None and now > ready_since + _MISSING_S):
                     for name in missing:
-                        console.print(f"[red]{name} does not answer; the search goes on without it[/]")
+                        console.print(
+                            f"[red]{name} does not answer; the search goes on without it[/]"
+                        )
                     return base_url
             time.sleep(0.1)
     raise ConfigError("", "the proxy did not become ready; run `cord check` to see why")
 
 
-def _ask(console: Console, base_url: str, config: configuration.Config, request: dict[str, Any]) -> None:
+def _ask(
+    console: Console, base_url: str, config: configuration.Config, request: dict[str, Any]
+) -> None:
     """Stream the problem and print each step with the teacher that won it."""
     import openai
 
     names = [teacher.model_name for teacher in config.model_list]
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
-    console.print(Panel(escape(request["messages"][-1]["content"]), title=f"asked of [bold]{request['model']}[/]"))
-    client = openai.OpenAI(base_url=f"{base_url}/v1", api_key=config.general_settings.master_key or "none")
+    console.print(
+        Panel(
+            escape(request["messages"][-1]["content"]),
+            title=f"asked of [bold]{request['model']}[/]",
+        )
+    )
+    client = openai.OpenAI(
+        base_url=f"{base_url}/v1", api_key=config.general_settings.master_key or "none"
+    )
     began = time.monotonic()
     extra = {"cord": {"reference": request["reference"]}} if request.get("reference") else {}
     stream = client.chat.completions.create(
-        model=request["model"], messages=request["messages"], stream=True, seed=request.get("seed", 0), extra_body=extra
+        model=request["model"],
+        messages=request["messages"],
+        stream=True,
+        seed=request.get("seed", 0),
+        extra_body=extra,
     )
     answer = ""
     for chunk in stream:
@@ -114,8 +135,13 @@ def _ask(console: Console, base_url: str, config: configuration.Config, request:
                 teacher = about["teacher"]
                 colour = colours.get(teacher, "white")
                 value = f"{about['value']:.3f}" if about.get("value") is not None else "–"
-                console.print(f"[{colour}]{teacher:>8}[/] [dim]{value} {time.monotonic() - began:5.1f}s[/]", end="  ")
-                console.print(escape(reasoning.strip().replace("\n", "\n" + " " * 24)), highlight=False)
+                console.print(
+                    f"[{colour}]{teacher:>8}[/] [dim]{value} {time.monotonic() - began:5.1f}s[/]",
+                    end="  ",
+                )
+                console.print(
+                    escape(reasoning.strip().replace("\n", "\n" + " " * 24)), highlight=False
+                )
             answer += choice.delta.content or ""
     console.print(Panel(escape(answer.strip()), title="answer", border_style="green"))
     if request.get("reference"):

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import Literal
 
 FailureKind = Literal[
-    "unreachable", "timeout", "overloaded", "rate_limited", "context_overflow", "unknown_model", "refused", "broken"
+    "unreachable",
+    "timeout",
+    "overloaded",
+    "rate_limited",
+    "context_overflow",
+    "unknown_model",
+    "refused",
+    "broken",
 ]
 
 
@@ -19,7 +26,9 @@ _SHOWN_CHARS = 500
 def one_line(text: str, most: int = _SHOWN_CHARS) -> str:
     """Text of a stranger's as a log line, a trace or a reply may show it: bounded, control characters escaped."""
     cut = text[:most]
-    shown = cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    shown = (
+        cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    )
     return shown if len(text) <= most else f"{shown} …"
 
 
@@ -56,7 +65,9 @@ class TeacherError(CordError):
     asked again, where it has said so. The message may quote what a server said: it is made one bounded line.
     """
 
-    def __init__(self, teacher: str, kind: FailureKind, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, teacher: str, kind: FailureKind, message: str, *, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(f"{teacher}: {one_line(message)}")
         self.teacher = teacher
         self.kind: FailureKind = kind
@@ -66,7 +77,9 @@ class TeacherError(CordError):
 class ScorerError(CordError):
     """The scorer could not score. `kind` tells a scorer that is away from one that refused what it was sent."""
 
-    def __init__(self, kind: Literal["unavailable", "context_overflow", "refused"], message: str) -> None:
+    def __init__(
+        self, kind: Literal["unavailable", "context_overflow", "refused"], message: str
+    ) -> None:
         super().__init__(one_line(message))
         self.kind: Literal["unavailable", "context_overflow", "refused"] = kind
 
@@ -74,6 +87,8 @@ class ScorerError(CordError):
 class SearchError(CordError):
     """The search ended without an answer. `kind` is bounded; the message names each teacher's failure."""
 
-    def __init__(self, kind: Literal["no_candidates", "deadline", "no_answer"], message: str) -> None:
+    def __init__(
+        self, kind: Literal["no_candidates", "deadline", "no_answer"], message: str
+    ) -> None:
         super().__init__(message)
         self.kind: Literal["no_candidates", "deadline", "no_answer"] = kind

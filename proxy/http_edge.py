@@ -20,8 +20,12 @@ def _refusal(status: str, message: str, code: str) -> bytes:
     return f"{head}connection: close\r\n\r\n".encode() + body
 
 
-TOO_LONG = _refusal("431 Request Header Fields Too Large", "the request's head is too long", "head_too_large")
-TOO_SLOW = _refusal("408 Request Timeout", "the request's head took too long to come", "request_timeout")
+TOO_LONG = _refusal(
+    "431 Request Header Fields Too Large", "the request's head is too long", "head_too_large"
+)
+TOO_SLOW = _refusal(
+    "408 Request Timeout", "the request's head took too long to come", "request_timeout"
+)
 
 
 class EdgeProtocol(HttpToolsProtocol):

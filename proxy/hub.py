@@ -26,7 +26,11 @@ def use_cache_if_unreachable(names: Sequence[str], patience_s: float = _PATIENCE
         return
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if not _answers(endpoint, patience_s):
-        log.warning("the hub %s cannot be reached; of %s only what its cache holds is used", endpoint, ", ".join(names))
+        log.warning(
+            "the hub %s cannot be reached; of %s only what its cache holds is used",
+            endpoint,
+            ", ".join(names),
+        )
         os.environ[OFFLINE] = "1"
 
 

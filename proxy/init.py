@@ -67,7 +67,9 @@ def init(path: Path, teachers: Sequence[str], *, embedded: bool, force: bool) ->
     for served in found:
         print(f"{served.server or 'a server'} at {served.api_base} has {served.model}")
     if not found and not embedded:
-        print(f"no server answers on the usual ports ({', '.join(map(str, USUAL))}): this is the embedded demo")
+        print(
+            f"no server answers on the usual ports ({', '.join(map(str, USUAL))}): this is the embedded demo"
+        )
     print(f"wrote {path}; next: cord check --config {path}")
     return 0
 
@@ -92,9 +94,18 @@ async def _ask(client: httpx.AsyncClient, base: str, found: dict[str, list[Serve
         models = reply.raise_for_status().json()["data"]
         usual = USUAL.get(urlsplit(base).port or 0, "")
         found[base] = [
-            Served(str(model["id"]), base, _OWNERS.get(str(model.get("owned_by")), usual)) for model in models
+            Served(str(model["id"]), base, _OWNERS.get(str(model.get("owned_by")), usual))
+            for model in models
         ]
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):
         return
 
 
@@ -109,18 +120,25 @@ def server_config(found: Sequence[Served]) -> str:
     names = _names(found)
     teachers, judges = [], []
     for name, served in zip(names, found, strict=True):
-        teachers.append(f"  - model_name: {json.dumps(name)}                 # {served.server or 'a server'}")
+        teachers.append(
+            f"  - model_name: {json.dumps(name)}                 # {served.server or 'a server'}"
+        )
         teachers.append("    litellm_params:")
         teachers.append(f"      model: {json.dumps(f'{served.provider}/{served.model}')}")
         teachers.append(f"      api_base: {json.dumps(served.api_base)}")
         teachers.append("      # api_key: os.environ/API_KEY")
         if not served.on_hub:
             teachers.append("    model_info:")
-            teachers.append("      # TODO: the folder or hub name of this model's tokenizer, for its chat template")
+            teachers.append(
+                "      # TODO: the folder or hub name of this model's tokenizer, for its chat template"
+            )
             teachers.append(f"      tokenizer: {json.dumps(served.model)}")
         judges.append(f"    {json.dumps(name)}: {json.dumps(_judge(served))}")
     return _SERVERS.format(
-        teachers="\n".join(teachers), judges="\n".join(judges), meta=json.dumps(names[0]), names=json.dumps(names)
+        teachers="\n".join(teachers),
+        judges="\n".join(judges),
+        meta=json.dumps(names[0]),
+        names=json.dumps(names),
     )
 
 

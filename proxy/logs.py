@@ -84,12 +84,20 @@ def log_search(job: Job, journal: Sequence[Stamped]) -> None:
         "tokens": summary.cost.generated_tokens,
         "seconds": round(journal[-1].at_s, 3),
     }
-    say("{id} {model} {outcome}: {steps} steps, {tokens} tokens, {seconds:.2f} s".format(**fields), fields)
+    say(
+        "{id} {model} {outcome}: {steps} steps, {tokens} tokens, {seconds:.2f} s".format(**fields),
+        fields,
+    )
 
 
 def log_relayed(teacher: str, path: str, outcome: str, seconds: float) -> None:
     """One line for a request that went straight to one teacher."""
-    fields: dict[str, Any] = {"model": teacher, "path": path, "outcome": outcome, "seconds": round(seconds, 3)}
+    fields: dict[str, Any] = {
+        "model": teacher,
+        "path": path,
+        "outcome": outcome,
+        "seconds": round(seconds, 3),
+    }
     say("relayed to {model} {path} {outcome}: {seconds:.2f} s".format(**fields), fields)
 
 

@@ -15,4 +15,6 @@ def need(library: str, path: str, what: str, instead: str = "") -> None:
     """
     if find_spec(library) is None:
         other = f", or {instead}" if instead else ""
-        raise ConfigError(path, f"{what} {library}, which is not installed: pip install {library}{other}")
+        raise ConfigError(
+            path, f"{what} {library}, which is not installed: pip install {library}{other}"
+        )

@@ -87,7 +87,9 @@ class Probes:
 
     def __post_init__(self) -> None:
         self._known = {
-            target.name: _Known(ComponentState(target.name, False, target.required, "not asked yet"))
+            target.name: _Known(
+                ComponentState(target.name, False, target.required, "not asked yet")
+            )
             for target in self._targets
         }
         self._changed = anyio.Event()
@@ -97,7 +99,9 @@ class Probes:
         states = {target.name: self._state(target) for target in self._targets}
         answering = sum(states[target.name].ok for target in self.teachers)
         detail = f"{answering} of {len(self.teachers)} teachers answer"
-        some = ComponentState("teachers", answering > 0, True, detail, "ok" if answering else "failed")
+        some = ComponentState(
+            "teachers", answering > 0, True, detail, "ok" if answering else "failed"
+        )
         return {"teachers": some, **states}
 
     def settled(self) -> bool:
@@ -159,7 +163,9 @@ class Probes:
         known = self._known[target.name]
         try:
             state = await self._asked(target, known)
-        except Exception as exc:  # a bug, or a library's surprise: this target's failure and nobody else's
+        except (
+            Exception
+        ) as exc:  # a bug, or a library's surprise: this target's failure and nobody else's
             state = _state(target, "failed", f"{type(exc).__name__}: {exc}")
             if known.logged != state.detail:
                 log.exception("probing %s failed", target.name)
@@ -176,7 +182,9 @@ class Probes:
         except (httpx.HTTPError, OSError) as exc:
             known.examined, known.timeouts = False, 0
             if target.child is not None and target.child.loading_s > self.pace.load_s:
-                target.child.restart(f"its model has been loading for {target.child.loading_s:.0f} s")
+                target.child.restart(
+                    f"its model has been loading for {target.child.loading_s:.0f} s"
+                )
             return _unanswered(target, exc)
         known.timeouts = 0
         if target.child is not None:
@@ -202,12 +210,20 @@ class Probes:
                 with anyio.fail_after(self.pace.examine_s):
                     known.complaint = await target.examine()
             except TimeoutError:
-                return _state(target, "failed", f"its examination did not end within {self.pace.examine_s:g} s")
+                return _state(
+                    target,
+                    "failed",
+                    f"its examination did not end within {self.pace.examine_s:g} s",
+                )
             except TeacherError as exc:
                 return _state(target, "failed", str(exc))
             known.examined = True
         known.answered_at = self.clock()
-        return _state(target, "unfit", known.complaint) if known.complaint else _state(target, "ok", target.note())
+        return (
+            _state(target, "unfit", known.complaint)
+            if known.complaint
+            else _state(target, "ok", target.note())
+        )
 
     def _tell(self, known: _Known, state: ComponentState) -> None:
         if state == known.state:
@@ -236,7 +252,9 @@ def _unanswered(target: Target, exc: Exception) -> ComponentState:
     """The state of a target that cannot be reached: for a child, what its process says explains more."""
     if target.child is not None and not target.child.serving:
         return _state(target, *target.child.condition())
-    return _state(target, "unreachable", f"cannot reach {target.client.base_url}: {exc or type(exc).__name__}")
+    return _state(
+        target, "unreachable", f"cannot reach {target.client.base_url}: {exc or type(exc).__name__}"
+    )
 
 
 def _meaning(target: Target, status: int) -> tuple[Status, str]:

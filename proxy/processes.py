@@ -115,7 +115,9 @@ class Child:
             return "loading", "its model is loading"
         again = "is loading again" if alive else "will be started again"
         said = f" ({self.last_line})" if self.last_line else ""
-        return ("loading" if alive else "crashed"), f"{self._ended}{said} and {again}; restarts: {self.restarts}"
+        return (
+            "loading" if alive else "crashed"
+        ), f"{self._ended}{said} and {again}; restarts: {self.restarts}"
 
     async def _lived(self) -> str:
         """One life of the process; how it ended."""
@@ -136,7 +138,11 @@ class Child:
         command = [sys.executable, "-m", self.module, *self.arguments]
         command += ["--uds", str(self.socket), "--exit-with-parent"]
         process = await anyio.open_process(
-            command, stdin=subprocess.PIPE, stdout=None, stderr=subprocess.PIPE, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=None,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self.process = process
         assert process.stderr is not None

@@ -23,15 +23,27 @@ from proxy.trace.reader import TraceReader
 from proxy.trace.record import TraceRecord
 from proxy.trace.replay import Comparison, Scores, replay, rescored, stored_scores
 
-_SETTINGS = ("beam_width", "diversity", "max_children_per_parent", "similarity_threshold", "length_penalty")
+_SETTINGS = (
+    "beam_width",
+    "diversity",
+    "max_children_per_parent",
+    "similarity_threshold",
+    "length_penalty",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `cord replay`."""
     add = parser.add_argument
-    add("--traces", type=Path, default=Path("traces"), help="a folder or one file (default: traces)")
+    add(
+        "--traces", type=Path, default=Path("traces"), help="a folder or one file (default: traces)"
+    )
     add("--score", help="a score or a blend (default: the one each search had)")
-    add("--config", type=Path, help="score anew with this configuration's scorer (default: by the stored scores)")
+    add(
+        "--config",
+        type=Path,
+        help="score anew with this configuration's scorer (default: by the stored scores)",
+    )
     add("--beam-width", type=int, metavar="B")
     add("--diversity", type=float, metavar="NATS")
     add("--max-children-per-parent", type=int, metavar="N")
@@ -77,7 +89,9 @@ async def _compare(arguments: argparse.Namespace) -> Comparison:
                 comparison.leave_out(f"without stored scores of {score}")
                 continue
             settings = _settings(record, arguments)
-            width = arguments.beam_width or STRATEGIES[settings.strategy].width or settings.beam_width
+            width = (
+                arguments.beam_width or STRATEGIES[settings.strategy].width or settings.beam_width
+            )
             found = replay(record, scores, settings, score, width)
             comparison.add(found)
             if arguments.json:
@@ -93,7 +107,9 @@ async def _scores(record: TraceRecord, score: str, scorer: Scorer | None) -> Sco
 def _settings(record: TraceRecord, arguments: argparse.Namespace) -> Settings:
     """The search's own settings, but for those that were given."""
     given: dict[str, Any] = {name: getattr(arguments, name) for name in _SETTINGS}
-    return replace(record.settings, **{name: value for name, value in given.items() if value is not None})
+    return replace(
+        record.settings, **{name: value for name, value in given.items() if value is not None}
+    )
 
 
 @asynccontextmanager

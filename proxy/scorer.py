@@ -50,7 +50,9 @@ class RemoteScorer:
         weighed = pool or {}
         answers = problem.references if spec.needs_reference else tuple(weighed)
         tree = Tree(_messages(problem), prefix, (step,), answers, weights=tuple(weighed.values()))
-        reply = await self._ask(ScoreRequest(tree, spec.objective, self._models(spec, proposer), problem.id, ahead))
+        reply = await self._ask(
+            ScoreRequest(tree, spec.objective, self._models(spec, proposer), problem.id, ahead)
+        )
         (found,) = reply.scores
         return Score(
             nats=found.nats,
@@ -58,7 +60,9 @@ class RemoteScorer:
             additive=spec.additive,
             objective=objective,
             source=Source(spec.source),
-            per_model=tuple(ScorePart(part.model, part.nats, part.tokens) for part in found.per_model),
+            per_model=tuple(
+                ScorePart(part.model, part.nats, part.tokens) for part in found.per_model
+            ),
             queue_s=reply.queue_s,
             batch_size=reply.batch_size,
             tokens_forwarded=reply.tokens_forwarded,
@@ -78,7 +82,9 @@ class RemoteScorer:
             raise ScorerError("unavailable", f"the scorer does not answer: {exc}") from exc
         except BadScoreRequest as exc:
             too_long = exc.code == "context_length_exceeded"
-            raise ScorerError("context_overflow" if too_long else "refused", f"the scorer refused: {exc}") from exc
+            raise ScorerError(
+                "context_overflow" if too_long else "refused", f"the scorer refused: {exc}"
+            ) from exc
 
     async def read(self, problem: Problem, prefix: str, begun: str, objective: str) -> None:
         """Have the beginning of a step read when nothing else waits; see `decoder.ports.Scorer`."""
@@ -94,9 +100,15 @@ class RemoteScorer:
 
     def _models(self, spec: ScoreSpec, proposer: str) -> tuple[str, ...]:
         return spec.models(
-            meta_prover=self.meta_prover, judges=self.judges, reward_models=self.reward_models, proposer=proposer
+            meta_prover=self.meta_prover,
+            judges=self.judges,
+            reward_models=self.reward_models,
+            proposer=proposer,
         )
 
 
 def _messages(problem: Problem) -> tuple[Message, ...]:
-    return tuple(Message(message.role, message.content) for message in with_tools(problem.messages, problem.tools))
+    return tuple(
+        Message(message.role, message.content)
+        for message in with_tools(problem.messages, problem.tools)
+    )

@@ -64,7 +64,9 @@ class Server(uvicorn.Server):
         self.background.stop()
 
 
-def server(config: configuration.Config, *, host: str | None = None, port: int | None = None) -> Server:
+def server(
+    config: configuration.Config, *, host: str | None = None, port: int | None = None
+) -> Server:
     """A server of the configured proxy, not yet running.
 
     A search is long, so a stopping server gives those in flight `general_settings.shutdown_s` seconds.

@@ -95,7 +95,10 @@ class Service:
         Raises:
             SearchError, ScorerError: as `decoder.search.search`; the search is recorded all the same.
         """
-        guarded = [_GuardedListener(name, open, job, self._on_failure) for name, open in self.listeners.items()]
+        guarded = [
+            _GuardedListener(name, open, job, self._on_failure)
+            for name, open in self.listeners.items()
+        ]
         journal = Journal(time.monotonic, (*guarded, *listeners))
         try:
             ensemble = job.ensemble
@@ -128,7 +131,9 @@ class Service:
 class _GuardedListener:
     """A listener that raises nothing. It is told every event, also after a failure; its first failure is reported."""
 
-    def __init__(self, name: str, open: OpenListener, job: Job, on_failure: Callable[[str, Job], None]) -> None:
+    def __init__(
+        self, name: str, open: OpenListener, job: Job, on_failure: Callable[[str, Job], None]
+    ) -> None:
         self._name, self._job, self._on_failure = name, job, on_failure
         self._failed = False
         self._listener: Listener | None = None

@@ -67,7 +67,9 @@ class Decoder:
         if not chunk:
             return []
         if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]  # the second half of a CRLF whose first half has already ended the line
+            chunk = chunk[
+                1:
+            ]  # the second half of a CRLF whose first half has already ended the line
         self._after_cr = chunk.endswith(b"\r")
         *ends, rest = _LINE_END_BYTES.split(chunk)
         events = []
@@ -85,7 +87,9 @@ class Decoder:
     def _hold(self, bytes_: int) -> None:
         self._held += bytes_
         if self.max_event_bytes is not None and self._held > self.max_event_bytes:
-            raise EventTooLong(f"an event of the stream is longer than {self.max_event_bytes:,} bytes")
+            raise EventTooLong(
+                f"an event of the stream is longer than {self.max_event_bytes:,} bytes"
+            )
 
     def _line(self, raw: bytes) -> ServerEvent | None:
         if self._at_start:

@@ -57,7 +57,8 @@ def embedded_config() -> str:
     if not checkpoints.is_dir():
         raise ConfigError("", f"the demo's models are not installed: there is no {checkpoints}")
     teachers = "".join(
-        f"  - model_name: {name}\n    litellm_params: {{model: local/{checkpoints / name}}}\n" for name in _TEACHERS
+        f"  - model_name: {name}\n    litellm_params: {{model: local/{checkpoints / name}}}\n"
+        for name in _TEACHERS
     )
     judges = "\n".join(f"    {name}: {checkpoints / name}" for name in _TEACHERS)
     return _CONFIG.format(checkpoints=checkpoints, teachers=teachers, judges=judges)

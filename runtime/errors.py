@@ -7,7 +7,11 @@ from typing import Any
 
 
 def error_body(
-    message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+    message: str,
+    *,
+    kind: str = "invalid_request_error",
+    param: str | None = None,
+    code: str | None = None,
 ) -> dict[str, Any]:
     """All four keys that OpenAI's clients read; `param` names the field at fault, `code` is
     stable."""

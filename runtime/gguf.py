@@ -15,7 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 _TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
@@ -55,7 +67,10 @@ def read_metadata(file: Path) -> GgufMetadata:
         NotGguf: there is no such file, or it is no GGUF file of a known version.
     """
     try:
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            file.open("rb") as opened,
+            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             return _parse(data, file)
     except (OSError, ValueError, struct.error, UnicodeDecodeError) as exc:
         if isinstance(exc, NotGguf):
@@ -69,7 +84,9 @@ def _parse(data: mmap.mmap, file: Path) -> GgufMetadata:
         raise NotGguf(f"{file} is no GGUF file: it begins with {data[:4]!r}")
     version, _, count = struct.unpack_from("<IQQ", data, 4)
     if version not in _VERSIONS:
-        raise NotGguf(f"{file} is GGUF of version {version}; known are {', '.join(map(str, _VERSIONS))}")
+        raise NotGguf(
+            f"{file} is GGUF of version {version}; known are {', '.join(map(str, _VERSIONS))}"
+        )
     values: dict[str, Any] = {}
     at = 24
     for _ in range(count):
@@ -83,7 +100,8 @@ def _parse(data: mmap.mmap, file: Path) -> GgufMetadata:
     special = {
         name: tokens[number]
         for key, name in _SPECIAL.items()
-        if isinstance(number := values.get(f"tokenizer.ggml.{key}_token_id"), int) and number < len(tokens)
+        if isinstance(number := values.get(f"tokenizer.ggml.{key}_token_id"), int)
+        and number < len(tokens)
     }
     return GgufMetadata(
         architecture,

@@ -19,7 +19,9 @@ _MARKS = re.compile(
 )
 """What markup looks like in chat templates, also where it is no token of its own (Zephyr, Llama 2, Mistral)."""
 _THINKING = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]"})
-_TOOLS = frozenset({"<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"})
+_TOOLS = frozenset(
+    {"<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"}
+)
 """Markup that conversations bring on purpose: calls and results are text here (`decoder.tool_calls`)."""
 
 
@@ -33,8 +35,12 @@ class Literal:
 
     def __post_init__(self) -> None:
         starts = {mark[0] for mark in self.markup}
-        object.__setattr__(self, "_lengths", tuple(sorted({len(mark) for mark in self.markup}, reverse=True)))
-        object.__setattr__(self, "_starts", re.compile(f"[{re.escape(''.join(starts))}]") if starts else None)
+        object.__setattr__(
+            self, "_lengths", tuple(sorted({len(mark) for mark in self.markup}, reverse=True))
+        )
+        object.__setattr__(
+            self, "_starts", re.compile(f"[{re.escape(''.join(starts))}]") if starts else None
+        )
 
     @classmethod
     def of(cls, chat_template: str, special: Iterable[str], added: Iterable[str] = ()) -> Literal:
@@ -43,7 +49,11 @@ class Literal:
         Special tokens are markup in any case; others that were added to a vocabulary only if they look so or the
         template writes them, as an added token may be anything, even a run of spaces or an HTML tag.
         """
-        shown = {token for token in added if _MARKS.fullmatch(token) or (token in chat_template and token.strip())}
+        shown = {
+            token
+            for token in added
+            if _MARKS.fullmatch(token) or (token in chat_template and token.strip())
+        }
         found = {*special, *shown, *_MARKS.findall(chat_template)} - _TOOLS
         return cls(frozenset(mark for mark in found if len(mark) > 1))
 
@@ -57,7 +67,10 @@ class Literal:
             at = start.start()
             if at < done:
                 continue
-            mark = next((words[at : at + n] for n in self._lengths if words[at : at + n] in self.markup), None)
+            mark = next(
+                (words[at : at + n] for n in self._lengths if words[at : at + n] in self.markup),
+                None,
+            )
             if mark is not None and not (thinks and mark in _THINKING):
                 pieces += words[done : at + 1], JOINER
                 done = at + 1

@@ -49,7 +49,12 @@ BRACKETS = Markup("[THINK]", "[/THINK]", "[/THINK]", sign="[/THINK]", special=Tr
 
 MarkupName = Literal["auto", "think", "plain", "harmony", "brackets"]
 
-MARKUPS: dict[str, Markup] = {"harmony": HARMONY, "brackets": BRACKETS, "think": THINKING, "plain": PLAIN}
+MARKUPS: dict[str, Markup] = {
+    "harmony": HARMONY,
+    "brackets": BRACKETS,
+    "think": THINKING,
+    "plain": PLAIN,
+}
 """By name, in the order in which their signs are looked for; `plain` fits every template."""
 
 

@@ -77,7 +77,9 @@ class MemoryPool:
         self.budget = budget_bytes
         self.bytes = 0
         self.evictions = 0
-        self._recent: OrderedDict[Node, int] = OrderedDict()  # bytes by node, the least recently used first
+        self._recent: OrderedDict[Node, int] = (
+            OrderedDict()
+        )  # bytes by node, the least recently used first
 
     def hold(self, node: Node, size: int) -> None:
         """Account for a new node, or for the new size of a known one."""
@@ -100,7 +102,9 @@ class MemoryPool:
         """Evict the least recently used leaves until at most `goal` bytes are left, or all that is
         left is in use."""
         while self.bytes > goal:
-            stalest = next((node for node in self._recent if not node.children and not node.ref_count), None)
+            stalest = next(
+                (node for node in self._recent if not node.children and not node.ref_count), None
+            )
             if stalest is None:
                 return
             self.drop(stalest)

@@ -17,9 +17,13 @@ class _Child(uvicorn.Server):
         """Nothing: when to leave is told by the parent."""
 
 
-def run(app: ASGIApp, *, host: str, port: int, uds: str | None, parent: Parent | None = None) -> int:
+def run(
+    app: ASGIApp, *, host: str, port: int, uds: str | None, parent: Parent | None = None
+) -> int:
     """Serve until the parent has gone or, without one, until a signal comes; the exit status."""
-    config = uvicorn.Config(app, host=host, port=port, uds=uds, log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, host=host, port=port, uds=uds, log_level="warning", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config) if parent is None else _Child(config)
     if parent is not None:
         parent.leave = lambda: setattr(server, "should_exit", True)

@@ -55,7 +55,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
         with _translated():
             reply = await self._sent(request, content)
         stated = {"http_version": b"HTTP/1.1", "reason_phrase": (reply.reason or "").encode()}
-        return httpx.Response(reply.status, headers=list(reply.raw_headers), stream=_Body(reply), extensions=stated)
+        return httpx.Response(
+            reply.status, headers=list(reply.raw_headers), stream=_Body(reply), extensions=stated
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -85,7 +87,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if self._socket is not None:
             connector = aiohttp.UnixConnector(self._socket, limit=0, **kept)
         else:
-            secure = httpx.create_ssl_context() if encrypted else True  # reading the certificates takes its time
+            secure = (
+                httpx.create_ssl_context() if encrypted else True
+            )  # reading the certificates takes its time
             connector = aiohttp.TCPConnector(limit=0, ssl=secure, **kept)
         reuse = aiohttp.TraceConfig()
         reuse.on_connection_reuseconn.append(_note_reuse)
@@ -111,7 +115,9 @@ async def _send(
         headers=request.headers.multi_items(),
         data=content or None,
         allow_redirects=False,
-        timeout=aiohttp.ClientTimeout(None, sock_connect=timeouts.get("connect"), sock_read=timeouts.get("read")),
+        timeout=aiohttp.ClientTimeout(
+            None, sock_connect=timeouts.get("connect"), sock_read=timeouts.get("read")
+        ),
         trace_request_ctx=attempt,
     )
 

@@ -46,22 +46,45 @@ def main() -> int:
         print(f"scoring: {exc}", file=sys.stderr)
         return UNUSABLE
     with closing(engine):
-        return run(build_app(engine), host=arguments.host, port=arguments.port, uds=arguments.uds, parent=parent)
+        return run(
+            build_app(engine),
+            host=arguments.host,
+            port=arguments.port,
+            uds=arguments.uds,
+            parent=parent,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scoring", description="Score reasoning steps with local models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m scoring", description="Score reasoning steps with local models."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve models over HTTP")
-    serve.add_argument("--model", action="append", required=True, type=_named, metavar="NAME=PATH", help="repeatable")
+    serve.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        type=_named,
+        metavar="NAME=PATH",
+        help="repeatable",
+    )
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=4100)
     serve.add_argument("--uds", help="listen on this Unix socket instead")
-    serve.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: the GPU if there is one)")
-    serve.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    serve.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, … (default: the GPU if there is one)"
+    )
+    serve.add_argument(
+        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"]
+    )
     serve.add_argument("--threads", type=int, default=1, help="torch threads on CPU (default: 1)")
-    serve.add_argument("--kv-budget-mb", type=int, default=1024, help="memory for what was read (default: 1024)")
-    serve.add_argument("--batch-tokens", type=int, default=4096, help="tokens a forward at most (default: 4096)")
+    serve.add_argument(
+        "--kv-budget-mb", type=int, default=1024, help="memory for what was read (default: 1024)"
+    )
+    serve.add_argument(
+        "--batch-tokens", type=int, default=4096, help="tokens a forward at most (default: 4096)"
+    )
     serve.add_argument(
         "--elicitation", action="append", default=[], type=_named, metavar="NAME=TEXT",
         help="how a model is asked for its answer, which goes where the text says {answer}",
@@ -70,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "--closing", action="append", default=[], type=_named, metavar="NAME=TEXT",
         help="what ends a model's thinking before that (default: what its chat template calls for)",
     )  # fmt: skip
-    serve.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
+    serve.add_argument(
+        "--exit-with-parent", action="store_true", help="leave when standard input closes"
+    )
     return parser
 
 

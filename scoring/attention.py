@@ -78,10 +78,14 @@ class Plan:
     keys and values."""
 
     nodes: list[Node] = field(default_factory=list)
-    runs: list[slice] = field(default_factory=list)  # each new run's own tokens, in the order of `nodes`
+    runs: list[slice] = field(
+        default_factory=list
+    )  # each new run's own tokens, in the order of `nodes`
     below: list[slice] = field(default_factory=list)  # what descends from it, itself left out
     trunks: list[Trunk] = field(default_factory=list)
-    tops: list[tuple[slice, int]] = field(default_factory=list)  # what hangs on cached runs, and how long these are
+    tops: list[tuple[slice, int]] = field(
+        default_factory=list
+    )  # what hangs on cached runs, and how long these are
     layers: list[Tensor] = field(default_factory=list)  # (2, H, N, D) each, as they are computed
     size: int = 0
     small: bool = True
@@ -144,7 +148,8 @@ class Plan:
         """What was computed for each new node, copied out of the packed `hidden` (N, E) and
         layers."""
         return [
-            Memory(torch.stack([layer[:, :, own] for layer in self.layers]), hidden[own].clone()) for own in self.runs
+            Memory(torch.stack([layer[:, :, own] for layer in self.layers]), hidden[own].clone())
+            for own in self.runs
         ]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -156,28 +161,50 @@ class Plan:
         layer, padding = len(self.layers), query.shape[1] - self.size
         query = query[:, : self.size]
         self.layers.append(torch.stack((key[:, : self.size], value[:, : self.size])))
-        found = self._at_once(layer, query, scale) if self.small else self._cascade(layer, query, scale)
+        found = (
+            self._at_once(layer, query, scale) if self.small else self._cascade(layer, query, scale)
+        )
         return functional.pad(found, (0, 0, 0, padding))
 
     def _is_small(self) -> bool:
         """Whether one padded, masked attention is cheaper than many of just what is needed."""
         queries = max(own.stop - own.start for own, _ in self.tops)
         keys = max(own.stop - own.start + above for own, above in self.tops)
-        calls = len(self.runs) + sum(below.start < below.stop for below in self.below) + len(self.trunks)
+        calls = (
+            len(self.runs)
+            + sum(below.start < below.stop for below in self.below)
+            + len(self.trunks)
+        )
         return bool(len(self.tops) * max(queries, _COPY_PAIRS) * keys <= CALL_PAIRS * calls)
 
     def _cascade(self, layer: int, query: Tensor, scale: float) -> Tensor:
         new = self.layers[layer]
-        out = torch.empty_like(query, dtype=torch.float32)  # merged many times: half precision would add up
-        weight = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)  # log-sum-exp so far
+        out = torch.empty_like(
+            query, dtype=torch.float32
+        )  # merged many times: half precision would add up
+        weight = torch.empty(
+            query.shape[:2], dtype=torch.float32, device=query.device
+        )  # log-sum-exp so far
         for own in self.runs:
-            out[:, own], weight[:, own] = run_attention(query[:, own], new[:, :, own], scale, causal=True)
+            out[:, own], weight[:, own] = run_attention(
+                query[:, own], new[:, :, own], scale, causal=True
+            )
         for own, below in zip(self.runs, self.below, strict=True):
             if below.start < below.stop:
-                _merge(out, weight, below, *run_attention(query[:, below], new[:, :, own], scale, causal=False))
+                _merge(
+                    out,
+                    weight,
+                    below,
+                    *run_attention(query[:, below], new[:, :, own], scale, causal=False),
+                )
         for trunk in self.trunks:
             seen = query[:, trunk.queries]
-            _merge(out, weight, trunk.queries, *run_attention(seen, trunk.of(layer), scale, causal=False))
+            _merge(
+                out,
+                weight,
+                trunk.queries,
+                *run_attention(seen, trunk.of(layer), scale, causal=False),
+            )
         return out.to(query.dtype)
 
     def _at_once(self, layer: int, query: Tensor, scale: float) -> Tensor:
@@ -187,10 +214,19 @@ class Plan:
         kv = torch.cat([*memories, self.layers[layer]], dim=2)  # (2, Hkv, known + packed tokens, D)
         # A token's keys and values lie together while they are gathered, which is several times
         # faster.
-        rows = functional.embedding(dense.keys, kv.permute(2, 0, 1, 3).flatten(1))  # (P, T, 2 * Hkv * D)
-        key, value = rows.view(*dense.keys.shape, 2, kv.shape[1], kv.shape[3]).permute(2, 0, 3, 1, 4)
+        rows = functional.embedding(
+            dense.keys, kv.permute(2, 0, 1, 3).flatten(1)
+        )  # (P, T, 2 * Hkv * D)
+        key, value = rows.view(*dense.keys.shape, 2, kv.shape[1], kv.shape[3]).permute(
+            2, 0, 3, 1, 4
+        )
         found = functional.scaled_dot_product_attention(
-            query[:, dense.queries].transpose(0, 1), key, value, dense.mask, scale=scale, enable_gqa=True
+            query[:, dense.queries].transpose(0, 1),
+            key,
+            value,
+            dense.mask,
+            scale=scale,
+            enable_gqa=True,
         )  # (P, Hq, N, D)
         return found.transpose(0, 1).flatten(1, 2)[:, dense.back]
 
@@ -200,39 +236,62 @@ class Plan:
         lengths = [trunk.length for trunk in self.trunks]
         own = [run.stop - run.start for run in self.runs]
         # Of each key, the queries that see it: (known + size,) both.
-        first = torch.cat([_spread([trunk.queries.start for trunk in self.trunks], lengths), torch.arange(self.size)])
-        ends = [*(trunk.queries.stop for trunk in self.trunks), *(below.stop for below in self.below)]
+        first = torch.cat(
+            [
+                _spread([trunk.queries.start for trunk in self.trunks], lengths),
+                torch.arange(self.size),
+            ]
+        )
+        ends = [
+            *(trunk.queries.stop for trunk in self.trunks),
+            *(below.stop for below in self.below),
+        ]
         last = _spread(ends, lengths + own)
         rows = [torch.arange(own.start, own.stop) for own, _ in self.tops]
         spans = torch.tensor([(own.start, own.stop) for own, _ in self.tops])
         read = (first < spans[:, 1:]) & (last > spans[:, :1])  # (P, known + size)
         counts = read.sum(1)
         queries = pad_sequence(rows, batch_first=True)
-        keys = pad_sequence(list(read.nonzero()[:, 1].tensor_split(counts.cumsum(0)[:-1])), batch_first=True)
+        keys = pad_sequence(
+            list(read.nonzero()[:, 1].tensor_split(counts.cumsum(0)[:-1])), batch_first=True
+        )
         real = torch.arange(keys.shape[1]) < counts[:, None]
-        mask = (first[keys][:, None] <= queries[..., None]) & (queries[..., None] < last[keys][:, None])
+        mask = (first[keys][:, None] <= queries[..., None]) & (
+            queries[..., None] < last[keys][:, None]
+        )
         mask &= real[:, None]
         width = queries.shape[1]
         back = torch.cat([i * width + torch.arange(len(row)) for i, row in enumerate(rows)])
         # Padded queries attend to nothing, and must not come out as nan: the least number instead
         # of -inf.
         added = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        return Dense(queries.to(device), keys.to(device), added[:, None].to(device), back.to(device))
+        return Dense(
+            queries.to(device), keys.to(device), added[:, None].to(device), back.to(device)
+        )
 
 
 def _spread(values: list[int], counts: list[int]) -> Tensor:
     """Each value as often as it counts."""
-    return torch.tensor(values, dtype=torch.long).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+    return torch.tensor(values, dtype=torch.long).repeat_interleave(
+        torch.tensor(counts, dtype=torch.long)
+    )
 
 
 def tree_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The entry for transformers: `query` (1, Hq, N, D), `key` and `value` (1, Hkv, N, D); gives
     (1, N, Hq, D)."""
     plan: Plan = kwargs["plan"]
     scale = kwargs.get("scaling")
-    found = plan.attend(query[0], key[0], value[0], query.shape[-1] ** -0.5 if scale is None else float(scale))
+    found = plan.attend(
+        query[0], key[0], value[0], query.shape[-1] ** -0.5 if scale is None else float(scale)
+    )
     return found.transpose(0, 1)[None].contiguous(), None
 
 
@@ -248,7 +307,9 @@ def _merge(out: Tensor, weight: Tensor, at: slice, other: Tensor, other_weight: 
     weight[:, at] = total
 
 
-def run_attention(query: Tensor, kv: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+def run_attention(
+    query: Tensor, kv: Tensor, scale: float, *, causal: bool
+) -> tuple[Tensor, Tensor]:
     """Attention of `query` (Hq, S, D) over one run `kv` (2, Hkv, T, D), with its log-sum-exp (Hq,
     S) in fp32."""
     key, value = kv[0], kv[1]
@@ -270,7 +331,9 @@ _Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 
 def kernel_for(query: Tensor) -> _Kernel:
     """The fused kernel of this device, where PyTorch has one that returns the log-sum-exp."""
-    if query.device.type == "cpu" and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+    if query.device.type == "cpu" and hasattr(
+        torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"
+    ):
         return _flash_cpu
     half = query.dtype in (torch.float16, torch.bfloat16)
     if query.device.type == "cuda" and half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256:
@@ -278,21 +341,27 @@ def kernel_for(query: Tensor) -> _Kernel:
     return by_formula
 
 
-def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+def _flash_cpu(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
     out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query[None], key[None], value[None], 0.0, causal, scale=scale
     )
     return out[0], weight[0]
 
 
-def _flash_cuda(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+def _flash_cuda(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
     out, weight, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         query[None], key[None], value[None], 0.0, causal, scale=scale
     )
     return out[0], weight[0]
 
 
-def by_formula(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+def by_formula(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
     """By the formula, a slice of queries at a time."""
     step = max(1, MATH_PAIRS // key.shape[1])
     parts = []

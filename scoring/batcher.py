@@ -20,7 +20,9 @@ class Batcher:
         self._engine = engine
         self._waiting: dict[Task, anyio.Event] = {}
         self._arrived = anyio.Event()
-        self._tokenizing = anyio.CapacityLimiter(1)  # fast tokenizers are not to be used by two threads
+        self._tokenizing = anyio.CapacityLimiter(
+            1
+        )  # fast tokenizers are not to be used by two threads
         self._device = anyio.CapacityLimiter(1)
 
     async def score(self, request: ScoreRequest) -> ScoreReply:

@@ -60,7 +60,10 @@ class ScorerClient:
             except BadScoreReply:
                 raise
             except (httpx.TransportError, ScorerUnavailable) as exc:
-                if isinstance(exc, httpx.TimeoutException) or anyio.current_time() + pause_s > deadline:
+                if (
+                    isinstance(exc, httpx.TimeoutException)
+                    or anyio.current_time() + pause_s > deadline
+                ):
                     raise ScorerUnavailable(f"{type(exc).__name__}: {exc}") from exc
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -77,7 +80,9 @@ class ScorerClient:
 
     async def _asked(self, request: ScoreRequest) -> ScoreReply:
         headers = {"accept-encoding": "identity"}
-        async with self._client.stream("POST", "/score", json=asdict(request), headers=headers) as reply:
+        async with self._client.stream(
+            "POST", "/score", json=asdict(request), headers=headers
+        ) as reply:
             if reply.status_code == 200:
                 return await replies.read(reply.aiter_raw(), request)
             await reply.aread()

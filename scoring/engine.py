@@ -132,10 +132,18 @@ class Task:
                 size = len(passage.scored.encode())
                 parts.append(Marks(name, sequence.logs, size, sequence.answer, passage.weight))
             if tree.proposed:
-                parts.append(Marks("proposer", (tree.proposed[passage.candidate],), len(passage.scored.encode())))
+                parts.append(
+                    Marks(
+                        "proposer",
+                        (tree.proposed[passage.candidate],),
+                        len(passage.scored.encode()),
+                    )
+                )
             found[passage.candidate].append(parts)
         combine = objective(self.request.objective).combine
-        return tuple(combine(text, parts) for text, parts in zip(tree.candidates, found, strict=True))
+        return tuple(
+            combine(text, parts) for text, parts in zip(tree.candidates, found, strict=True)
+        )
 
 
 class ScoringEngine:
@@ -192,7 +200,9 @@ class ScoringEngine:
             if (address := Address.parse(location)) is not None:
                 judges[name] = RemoteJudge.load(name, address, elicitation=elicitation)
             elif is_grader(location):
-                judges[name] = Grader.load(name, location, device=device, dtype=dtype, elicitation=elicitation)
+                judges[name] = Grader.load(
+                    name, location, device=device, dtype=dtype, elicitation=elicitation
+                )
             else:
                 judges[name] = Judge.load(
                     name, location, device=device, dtype=dtype, pool=pool, elicitation=elicitation
@@ -209,7 +219,9 @@ class ScoringEngine:
             raise BadScoreRequest("at least one model is needed", param="models")
         for name in request.models:
             if name not in self.judges:
-                raise BadScoreRequest(f"unknown model {name!r}; known are {', '.join(self.judges)}", param="models")
+                raise BadScoreRequest(
+                    f"unknown model {name!r}; known are {', '.join(self.judges)}", param="models"
+                )
         tree = request.tree
         if tree.proposed and len(tree.proposed) != len(tree.candidates):
             raise BadScoreRequest("one number a candidate is needed", param="tree.proposed")
@@ -220,7 +232,9 @@ class ScoringEngine:
             judge = self.judges[name]
             if judge.grades != wanted.graded:
                 kind = "a reward model" if judge.grades else "no reward model"
-                raise BadScoreRequest(f"{name} is {kind}: it cannot tell {request.objective}", param="models")
+                raise BadScoreRequest(
+                    f"{name} is {kind}: it cannot tell {request.objective}", param="models"
+                )
             rows = [judge.encoder.row(tree.messages, passage) for passage in passages]
             size += judge.check(rows)
             sequences[name] = [
@@ -272,7 +286,11 @@ class ScoringEngine:
             wanting = [task for task in admitted if name in task.sequences and task.error is None]
             if wanting and not judge.reads_at_once:
                 self._forward(judge, wanting)
-        ended = [task for task in self._running if task.cancelled or task.error is not None or task.complete]
+        ended = [
+            task
+            for task in self._running
+            if task.cancelled or task.error is not None or task.complete
+        ]
         for task in ended:
             self._end(task)
         self._running = [task for task in self._running if task.ended is None]

@@ -43,9 +43,13 @@ class Grader:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, name: str, location: str, *, device: str, dtype: str, elicitation: Elicitation) -> Grader:
+    def load(
+        cls, name: str, location: str, *, device: str, dtype: str, elicitation: Elicitation
+    ) -> Grader:
         """Load a checkpoint folder or hub name; `device` and `dtype` as for a `Judge`."""
-        model, tokenizer = load_checkpoint(AutoModelForSequenceClassification, location, device, dtype)
+        model, tokenizer = load_checkpoint(
+            AutoModelForSequenceClassification, location, device, dtype
+        )
         return cls(name, model, tokenizer, elicitation=elicitation)
 
     def check(self, rows: abc.Sequence[Row]) -> int:
@@ -62,7 +66,11 @@ class Grader:
             with self._lock:
                 logits = self._model(input_ids=ids, use_cache=False).logits[0].float()  # (classes,)
                 self.forwarded += len(sequence.row.ids)
-            good = logits.log_softmax(-1)[-1] if len(logits) > 1 else torch.nn.functional.logsigmoid(logits[0])
+            good = (
+                logits.log_softmax(-1)[-1]
+                if len(logits) > 1
+                else torch.nn.functional.logsigmoid(logits[0])
+            )
             sequence.logs, sequence.fresh = (good.item(),), len(sequence.row.ids)
 
     def forward(self, searches: abc.Sequence[abc.Sequence[Sequence]], tokens: int) -> None:

@@ -47,10 +47,14 @@ class Judge:
     grades = False
     reads_at_once = False
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, pool: MemoryPool, elicitation: Elicitation) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, *, pool: MemoryPool, elicitation: Elicitation
+    ) -> None:
         """Raises `UnsupportedModel` for a model that this engine would not score exactly."""
         if (why := attention_obstacle(model.config)) is not None:
-            raise UnsupportedModel(f"{name}: only full attention with position ids is supported; this model has {why}")
+            raise UnsupportedModel(
+                f"{name}: only full attention with position ids is supported; this model has {why}"
+            )
         self.name = name
         self.encoder = Encoder(tokenizer, elicitation)
         self.forwarded = 0
@@ -63,7 +67,14 @@ class Judge:
 
     @classmethod
     def load(
-        cls, name: str, location: str, *, device: str, dtype: str, pool: MemoryPool, elicitation: Elicitation
+        cls,
+        name: str,
+        location: str,
+        *,
+        device: str,
+        dtype: str,
+        pool: MemoryPool,
+        elicitation: Elicitation,
     ) -> Judge:
         """Load a checkpoint folder or hub name. `device` and `dtype` may be "auto"."""
         model, tokenizer = load_checkpoint(AutoModelForCausalLM, location, device, dtype)
@@ -84,7 +95,9 @@ class Judge:
         for row in rows:
             check_length(self.name, row.longest, self._longest)
             if row.end <= row.start and not row.write:
-                raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
+                raise BadScoreRequest(
+                    "a candidate or answer has no text to score", param="tree.candidates"
+                )
         size = _distinct(rows) * self.bytes_per_token
         if size > self.pool.budget:
             message = f"{self.name} would need {size >> 20} MiB for this tree; its budget is {self.pool.budget >> 20}"
@@ -171,7 +184,11 @@ class Judge:
 
     def _take_back(self, sequence: Sequence, at: Node | None, fresh: int) -> None:
         """Return a sequence that waits for what was planned, and never ran, to where it was."""
-        if sequence.at is not None and sequence.at.memory is None and sequence.at is not self._cache.root:
+        if (
+            sequence.at is not None
+            and sequence.at.memory is None
+            and sequence.at is not self._cache.root
+        ):
             if at is not None:
                 self._cache.acquire(at)
             self._cache.release(sequence.at)
@@ -179,8 +196,12 @@ class Judge:
 
     def _run(self, plan: Plan) -> None:
         ids, positions = plan.inputs(self.model.device)
-        output = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False, plan=plan)
-        for node, memory in zip(plan.nodes, plan.memories(output.last_hidden_state[0]), strict=True):
+        output = self.model.base_model(
+            input_ids=ids, position_ids=positions, use_cache=False, plan=plan
+        )
+        for node, memory in zip(
+            plan.nodes, plan.memories(output.last_hidden_state[0]), strict=True
+        ):
             node.memory = memory
         self.forwarded += plan.size
 
@@ -191,8 +212,12 @@ class Judge:
         spans = [(row, node) for row, node in rows.items() if node is not None]
         if not spans:
             return
-        hidden = torch.cat([hidden_between(node, row.start - 1, row.end - 1) for row, node in spans])
-        targets = torch.tensor([token for row, _ in spans for token in row.ids[row.start : row.end]])
+        hidden = torch.cat(
+            [hidden_between(node, row.start - 1, row.end - 1) for row, node in spans]
+        )
+        targets = torch.tensor(
+            [token for row, _ in spans for token in row.ids[row.start : row.end]]
+        )
         logs = iter(self._log_probs(hidden, targets.to(hidden.device)).tolist())
         found = {row: tuple(next(logs) for _ in range(row.start, row.end)) for row, _ in spans}
         for sequence in sequences:
@@ -218,7 +243,9 @@ class Judge:
         if not sequences:
             return
         nodes = [sequence.at for sequence in sequences if sequence.at is not None]
-        hidden = torch.cat([hidden_between(node, node.depth - 1, node.depth) for node in nodes])  # (R, E)
+        hidden = torch.cat(
+            [hidden_between(node, node.depth - 1, node.depth) for node in nodes]
+        )  # (R, E)
         padded = functional.pad(hidden, (0, 0, 0, rounded(len(hidden)) - len(hidden)))
         likeliest = self.model.get_output_embeddings()(padded)[: len(hidden)].argmax(-1).tolist()
         for sequence, token in zip(sequences, likeliest, strict=True):
@@ -260,7 +287,9 @@ class Judge:
         positions): what is scored wrongly here is refused here.
         """
         size = min(24, self._longest)
-        ids = tuple((7 * i + 3) % self.model.get_output_embeddings().weight.shape[0] for i in range(size))
+        ids = tuple(
+            (7 * i + 3) % self.model.get_output_embeddings().weight.shape[0] for i in range(size)
+        )
         rows = [Row(ids[:8], 4, 8, 8), Row(ids, 8, size, size), Row(ids[:6] + ids[9:12], 6, 9, 6)]
         self.model.set_attn_implementation("eager")
         wanted = [self._plainly(row) for row in rows]
@@ -272,7 +301,9 @@ class Judge:
         except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
             if isinstance(exc, torch.OutOfMemoryError):
                 raise
-            raise UnsupportedModel(f"{self.name}: this model cannot be read as a tree: {exc}") from exc
+            raise UnsupportedModel(
+                f"{self.name}: this model cannot be read as a tree: {exc}"
+            ) from exc
         off = max(
             abs(got - want) / max(1.0, abs(want) / _ROUNDED)
             for sequence, logs in zip(sequences, wanted, strict=True)
@@ -316,6 +347,9 @@ def _distinct(rows: abc.Sequence[Row]) -> int:
     total = 0
     last: tuple[int, ...] = ()
     for ids, more in sorted((row.ids, row.write + row.reserve) for row in rows):
-        same = next((i for i, (a, b) in enumerate(zip(last, ids, strict=False)) if a != b), min(len(last), len(ids)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(last, ids, strict=False)) if a != b),
+            min(len(last), len(ids)),
+        )
         total, last = total + len(ids) - same + more, ids
     return total

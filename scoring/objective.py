@@ -157,12 +157,20 @@ class Confidence:
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
         tree = request.tree
-        return [Passage(i, tree.prefix + text, "", True, self.longest) for i, text in enumerate(tree.candidates)]
+        return [
+            Passage(i, tree.prefix + text, "", True, self.longest)
+            for i, text in enumerate(tree.candidates)
+        ]
 
     def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
         (parts,) = passages
         nats = _mean([marks.mean for marks in parts])
-        return CandidateScore(nats, 1.0, tuple(marks.share for marks in parts), tuple(marks.written for marks in parts))
+        return CandidateScore(
+            nats,
+            1.0,
+            tuple(marks.share for marks in parts),
+            tuple(marks.written for marks in parts),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +189,9 @@ class Expected(Predictive):
             raise BadScoreRequest("one weight an answer is needed", param="tree.weights")
         weights = tree.weights * len(tree.candidates)
         found = Predictive.passages(self, request)
-        return [replace(passage, weight=weight) for passage, weight in zip(found, weights, strict=True)]
+        return [
+            replace(passage, weight=weight) for passage, weight in zip(found, weights, strict=True)
+        ]
 
     def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
         nats = sum(parts[0].weight * _mean([marks.mean for marks in parts]) for parts in passages)
@@ -226,12 +236,17 @@ class StepLikelihood:
 
     def passages(self, request: ScoreRequest) -> list[Passage]:
         tree = request.tree
-        return [Passage(i, tree.prefix, candidate, closing=False) for i, candidate in enumerate(tree.candidates)]
+        return [
+            Passage(i, tree.prefix, candidate, closing=False)
+            for i, candidate in enumerate(tree.candidates)
+        ]
 
     def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
         (parts,) = passages
         shares = tuple(marks.share for marks in parts)
-        return CandidateScore(_mean([s.nats for s in shares]), _mean([s.tokens for s in shares]), shares)
+        return CandidateScore(
+            _mean([s.nats for s in shares]), _mean([s.tokens for s in shares]), shares
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +288,9 @@ class CrossLikelihood(StepLikelihood):
     def combine(self, candidate: str, passages: Sequence[Sequence[Marks]]) -> CandidateScore:
         (parts,) = passages
         shares = tuple(marks.share for marks in parts)
-        return CandidateScore(_mean([s.nats for s in shares]), float(len(candidate.encode())), shares)
+        return CandidateScore(
+            _mean([s.nats for s in shares]), float(len(candidate.encode())), shares
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +307,8 @@ class Contrastive(StepLikelihood):
     def passages(self, request: ScoreRequest) -> list[Passage]:
         if len(request.models) + bool(request.tree.proposed) != 2:
             raise BadScoreRequest(
-                "this objective compares a model with the proposer: give two models, or `proposed`", param="models"
+                "this objective compares a model with the proposer: give two models, or `proposed`",
+                param="models",
             )
         return StepLikelihood.passages(self, request)
 
@@ -315,7 +333,9 @@ class Reward(StepLikelihood):
         (parts,) = passages
         nats = _mean([marks.logs[-1] for marks in parts])
         return CandidateScore(
-            nats, 1.0, tuple(ModelScore(marks.model, marks.logs[-1], 1, marks.bytes) for marks in parts)
+            nats,
+            1.0,
+            tuple(ModelScore(marks.model, marks.logs[-1], 1, marks.bytes) for marks in parts),
         )
 
 
@@ -351,5 +371,7 @@ def objective(name: str) -> Objective:
     """
     found = OBJECTIVES.get(name)
     if found is None:
-        raise BadScoreRequest(f"unknown objective {name!r}; known are {', '.join(OBJECTIVES)}", param="objective")
+        raise BadScoreRequest(
+            f"unknown objective {name!r}; known are {', '.join(OBJECTIVES)}", param="objective"
+        )
     return found

@@ -121,7 +121,9 @@ class Address:
             raise ValueError(f"{location}: #MODEL is missing")
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         url = f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
-        return cls(dialect, url, parts.fragment, query.get("tokenizer", parts.fragment), query.get("key"))
+        return cls(
+            dialect, url, parts.fragment, query.get("tokenizer", parts.fragment), query.get("key")
+        )
 
 
 class RemoteJudge:
@@ -147,7 +149,9 @@ class RemoteJudge:
         self._server = REMOTE_SERVERS[address.server]
         self.grades = self._server.grades
         self._client = httpx.Client(
-            base_url=address.url, timeout=timeout_s, headers={"authorization": f"Bearer {key}"} if key else {}
+            base_url=address.url,
+            timeout=timeout_s,
+            headers={"authorization": f"Bearer {key}"} if key else {},
         )
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix=name)
 
@@ -163,9 +167,13 @@ class RemoteJudge:
         read."""
         for row in rows:
             if row.write:
-                raise BadScoreRequest(f"{self.name} is served elsewhere and elicits no answers", param="objective")
+                raise BadScoreRequest(
+                    f"{self.name} is served elsewhere and elicits no answers", param="objective"
+                )
             if row.end <= row.start:
-                raise BadScoreRequest("a candidate or answer has no text to score", param="tree.candidates")
+                raise BadScoreRequest(
+                    "a candidate or answer has no text to score", param="tree.candidates"
+                )
         return 0
 
     def read(self, sequences: abc.Sequence[Sequence]) -> None:
@@ -196,15 +204,21 @@ class RemoteJudge:
 
     def _ask(self, row: Row) -> tuple[float, ...]:
         try:
-            reply = self._client.post(self._server.path, json=self._server.body(row, self._address.model))
+            reply = self._client.post(
+                self._server.path, json=self._server.body(row, self._address.model)
+            )
         except httpx.TransportError as exc:
             raise ScorerUnavailable(f"{self.name}: {type(exc).__name__}: {exc}") from exc
         if reply.is_client_error:
             code = "context_length_exceeded" if "maximum context length" in reply.text else None
-            raise BadScoreRequest(f"{self.name}: HTTP {reply.status_code}: {reply.text[:500]}", code=code)
+            raise BadScoreRequest(
+                f"{self.name}: HTTP {reply.status_code}: {reply.text[:500]}", code=code
+            )
         if not reply.is_success:
             raise ScorerUnavailable(f"{self.name}: HTTP {reply.status_code}: {reply.text[:500]}")
         try:
             return tuple(self._server.logs(row, reply.json()))
         except (KeyError, IndexError, TypeError, ValueError) as exc:
-            raise ScorerUnavailable(f"{self.name}: not a {self._address.server} reply: {exc!r}") from exc
+            raise ScorerUnavailable(
+                f"{self.name}: not a {self._address.server} reply: {exc!r}"
+            ) from exc

@@ -64,6 +64,10 @@ def _check(score: CandidateScore, where: str) -> None:
         raise BadScoreReply(f"{where}: {score.nats} nats over a length of {score.length}")
     for part in score.per_model:
         if not math.isfinite(part.nats) or part.tokens < 0 or part.bytes < 0:
-            raise BadScoreReply(f"{where}: {part.nats} nats over {part.tokens} tokens under {part.model!r:.80}")
+            raise BadScoreReply(
+                f"{where}: {part.nats} nats over {part.tokens} tokens under {part.model!r:.80}"
+            )
         if part.nats > _ROUNDING_NATS * max(part.tokens, 1):
-            raise BadScoreReply(f"{where}: a log-probability of {part.nats} nats under {part.model!r:.80}, above 0")
+            raise BadScoreReply(
+                f"{where}: a log-probability of {part.nats} nats under {part.model!r:.80}, above 0"
+            )

@@ -62,7 +62,12 @@ class ScoreSpec:
         }.get(self.asks, "")
 
     def models(
-        self, *, meta_prover: str, judges: Sequence[str], reward_models: Sequence[str], proposer: str
+        self,
+        *,
+        meta_prover: str,
+        judges: Sequence[str],
+        reward_models: Sequence[str],
+        proposer: str,
     ) -> tuple[str, ...]:
         """The models to ask about a step that `proposer` wrote; an unknown proposer is empty."""
         match self.asks:
@@ -161,7 +166,11 @@ SCORES: dict[str, ScoreSpec] = {
 
 
 def available_scores(
-    *, teachers: Collection[str], models: Collection[str], judges: Collection[str], reward_models: Collection[str]
+    *,
+    teachers: Collection[str],
+    models: Collection[str],
+    judges: Collection[str],
+    reward_models: Collection[str],
 ) -> frozenset[str]:
     """The names of the scores that can judge what these teachers write, with these models in the
     scoring service."""

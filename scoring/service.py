@@ -9,7 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 import anyio
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
@@ -33,7 +39,9 @@ class _Figures:
     def __init__(self, engine: ScoringEngine) -> None:
         self.registry = CollectorRegistry()
         self.queue = Histogram(
-            "scorer_queue_wait_seconds", "Time a request waited for the device", registry=self.registry
+            "scorer_queue_wait_seconds",
+            "Time a request waited for the device",
+            registry=self.registry,
         )
         self.batch = Histogram(
             "scorer_batch_requests",
@@ -41,7 +49,9 @@ class _Figures:
             buckets=(1, 2, 4, 8, 16, 32),
             registry=self.registry,
         )
-        self.refused = Counter("scorer_refused_total", "Requests that could not be scored", registry=self.registry)
+        self.refused = Counter(
+            "scorer_refused_total", "Requests that could not be scored", registry=self.registry
+        )
         self._engine = engine
         self.registry.register(self)
 
@@ -51,11 +61,19 @@ class _Figures:
     def collect(self) -> list[Any]:
         """The engine's own counters, read when asked."""
         labels = ["model"]
-        forwarded = CounterMetricFamily("scorer_forwarded_tokens", "Tokens run through a model", labels=labels)
-        reused = CounterMetricFamily("scorer_reused_tokens", "Tokens whose keys and values were known", labels=labels)
+        forwarded = CounterMetricFamily(
+            "scorer_forwarded_tokens", "Tokens run through a model", labels=labels
+        )
+        reused = CounterMetricFamily(
+            "scorer_reused_tokens", "Tokens whose keys and values were known", labels=labels
+        )
         pool = self._engine.pool
-        evicted = CounterMetricFamily("scorer_cache_evictions", "Cached runs of tokens dropped", value=pool.evictions)
-        held = GaugeMetricFamily("scorer_cache_bytes", "Bytes of cached keys, values and states", value=pool.bytes)
+        evicted = CounterMetricFamily(
+            "scorer_cache_evictions", "Cached runs of tokens dropped", value=pool.evictions
+        )
+        held = GaugeMetricFamily(
+            "scorer_cache_bytes", "Bytes of cached keys, values and states", value=pool.bytes
+        )
         for name, judge in self._engine.judges.items():
             forwarded.add_metric([name], judge.forwarded)
             reused.add_metric([name], judge.reused)
@@ -73,7 +91,9 @@ def build_app(engine: ScoringEngine) -> Starlette:
             reply = await while_connected(request.receive, lambda: batcher.score(asked))
         except ValidationError as exc:
             first = exc.errors()[0]
-            return _error(BadScoreRequest(first["msg"], param=".".join(str(part) for part in first["loc"])))
+            return _error(
+                BadScoreRequest(first["msg"], param=".".join(str(part) for part in first["loc"]))
+            )
         except BadScoreRequest as exc:
             figures.refused.inc()
             return _error(exc)
@@ -86,10 +106,14 @@ def build_app(engine: ScoringEngine) -> Starlette:
         return JSONResponse(asdict(reply))
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "models": list(engine.judges), "revision": engine.revision})
+        return JSONResponse(
+            {"status": "ok", "models": list(engine.judges), "revision": engine.revision}
+        )
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(figures.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(
+            generate_latest(figures.registry), headers={"content-type": CONTENT_TYPE_LATEST}
+        )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -108,5 +132,7 @@ def build_app(engine: ScoringEngine) -> Starlette:
 
 def _error(exc: ScoringError, status: int = 400) -> Response:
     if isinstance(exc, BadScoreRequest):
-        return JSONResponse(error_body(str(exc), param=exc.param, code=exc.code), status_code=status)
+        return JSONResponse(
+            error_body(str(exc), param=exc.param, code=exc.code), status_code=status
+        )
     return JSONResponse(error_body(str(exc), kind="server_error"), status_code=status)

@@ -98,11 +98,17 @@ class Encoder:
         self._thinking = markup_of(tokenizer.chat_template)
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
-        self._literal = Literal.of(tokenizer.chat_template, special, {token.content for token in added})
+        self._literal = Literal.of(
+            tokenizer.chat_template, special, {token.content for token in added}
+        )
         # A fast tokenizer splits special tokens where it is told to; others that were added, it
         # always looks for.
-        self._unsplit = Literal(self._literal.markup & {token.content for token in added if not token.special})
-        self._closing = self._thinking.closer if elicitation.closing is None else elicitation.closing
+        self._unsplit = Literal(
+            self._literal.markup & {token.content for token in added if not token.special}
+        )
+        self._closing = (
+            self._thinking.closer if elicitation.closing is None else elicitation.closing
+        )
         self._remembered = lru_cache(_REMEMBERED)(self._ids)
         self._openings = lru_cache(_REMEMBERED)(self._opening)
         self._cuts = all(self._ids(text) == self._pieces(text) for text in _SAMPLES)
@@ -170,7 +176,14 @@ class Encoder:
         whole = self._row(messages, replace(passage, ahead=0))
         # What it writes is read again as a step, perhaps in a few more tokens than it was written
         # in.
-        return Row(ids, len(ids), len(ids), len(ids) + passage.ahead, passage.ahead, len(whole.ids) - len(ids) + 8)
+        return Row(
+            ids,
+            len(ids),
+            len(ids),
+            len(ids) + passage.ahead,
+            passage.ahead,
+            len(whole.ids) - len(ids) + 8,
+        )
 
     def _step(self, ids: tuple[int, ...], prefix: str, step: str) -> Row:
         apart = not prefix or (prefix.endswith("\n\n") and not step[:1].isspace())
@@ -184,10 +197,15 @@ class Encoder:
     def _opening(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The conversation up to where reasoning begins."""
         conversation = [
-            {"role": message.role, "content": self._literal.text(message.content, thinks=message.role == "assistant")}
+            {
+                "role": message.role,
+                "content": self._literal.text(message.content, thinks=message.role == "assistant"),
+            }
             for message in messages
         ]
-        opening: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        opening: str = self._tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True
+        )
         return self._markup(self._thinking.opened(opening))
 
     def _markup(self, text: str) -> tuple[int, ...]:
@@ -197,7 +215,9 @@ class Encoder:
     def _ids(self, text: str) -> tuple[int, ...]:
         """Ids of text in which nothing is special."""
         words = self._unsplit.text(text)
-        return tuple(self._tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return tuple(
+            self._tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        )
 
     def _pieces(self, text: str) -> tuple[int, ...]:
         return tuple(token for piece in _PIECE.split(text) for token in self._remembered(piece))
@@ -213,7 +233,10 @@ class Encoder:
         """
         before, scored, after = map(self._unsplit.text, (before, scored, after))
         encoded = self._tokenizer(
-            before + scored + after, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            before + scored + after,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
         )
         first, last = len(before), len(before) + len(scored)
         offsets = encoded["offset_mapping"]

@@ -52,15 +52,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--uds", help="listen on this Unix socket instead")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU if there is one)")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on CPU (default: 1)")
-    parser.add_argument("--max-batch", type=int, default=32, help="sequences written at once (default: 32)")
-    parser.add_argument("--max-model-len", type=int, help="tokens of prompt and completion (default: the model's)")
     parser.add_argument(
-        "--prefix-cache-mb", type=int, default=256, help="memory for beginnings that may come again (default: 256)"
+        "--device", default="auto", help="cpu, cuda, … (default: the GPU if there is one)"
     )
-    parser.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
+    parser.add_argument(
+        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"]
+    )
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on CPU (default: 1)")
+    parser.add_argument(
+        "--max-batch", type=int, default=32, help="sequences written at once (default: 32)"
+    )
+    parser.add_argument(
+        "--max-model-len", type=int, help="tokens of prompt and completion (default: the model's)"
+    )
+    parser.add_argument(
+        "--prefix-cache-mb",
+        type=int,
+        default=256,
+        help="memory for beginnings that may come again (default: 256)",
+    )
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="leave when standard input closes"
+    )
     return parser
 
 

@@ -45,7 +45,9 @@ def build_app(engine: GenerationEngine, name: str) -> Starlette:
 
     async def models(_: Request) -> Response:
         model = {"id": name, "object": "model", "created": created, "owned_by": "local"}
-        return JSONResponse({"object": "list", "data": [{**model, "max_model_len": engine.max_model_len}]})
+        return JSONResponse(
+            {"object": "list", "data": [{**model, "max_model_len": engine.max_model_len}]}
+        )
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -57,7 +59,9 @@ def build_app(engine: GenerationEngine, name: str) -> Starlette:
 
     async def no_route(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
-        refusal = BadRequest(f"{request.method} {request.url.path}: {exc.detail}", status=exc.status_code)
+        refusal = BadRequest(
+            f"{request.method} {request.url.path}: {exc.detail}", status=exc.status_code
+        )
         return JSONResponse(refusal.body, status_code=refusal.status, headers=exc.headers)
 
     @asynccontextmanager
@@ -79,20 +83,31 @@ def _parse(body: bytes, name: str) -> CompletionRequest:
         asked = CompletionRequest.model_validate_json(body)
     except ValidationError as exc:
         first = exc.errors()[0]
-        raise BadRequest(first["msg"], param=".".join(str(part) for part in first["loc"][:1]) or None) from exc
+        raise BadRequest(
+            first["msg"], param=".".join(str(part) for part in first["loc"][:1]) or None
+        ) from exc
     if asked.model != name:
         raise BadRequest(
-            f"the model {asked.model!r} is not served here", param="model", code="model_not_found", status=404
+            f"the model {asked.model!r} is not served here",
+            param="model",
+            code="model_not_found",
+            status=404,
         )
     streamed_logs = asked.stream and asked.prompt_logprobs is not None
-    unsupported = {"echo": asked.echo, "logprobs": asked.logprobs is not None, "prompt_logprobs": streamed_logs}
+    unsupported = {
+        "echo": asked.echo,
+        "logprobs": asked.logprobs is not None,
+        "prompt_logprobs": streamed_logs,
+    }
     for field, wanted in unsupported.items():
         if wanted:
             raise BadRequest(f"{field} is not supported", param=field)
     return asked
 
 
-def _sequences(engine: GenerationEngine, asked: CompletionRequest) -> tuple[list[Sequence], asyncio.Queue[Indexed]]:
+def _sequences(
+    engine: GenerationEngine, asked: CompletionRequest
+) -> tuple[list[Sequence], asyncio.Queue[Indexed]]:
     """The request's sequences, and the stream on which their text will arrive."""
     prompt = asked.prompt
     if isinstance(prompt, str):
@@ -103,7 +118,9 @@ def _sequences(engine: GenerationEngine, asked: CompletionRequest) -> tuple[list
     if room < 1 or any(token >= len(engine.tokenizer) for token in prompt):
         message = f"This model's maximum context length is {engine.max_model_len}; the prompt has {len(prompt)} tokens"
         code = "context_length_exceeded" if room < 1 else None
-        raise BadRequest(message if room < 1 else "a token id is out of range", param="prompt", code=code)
+        raise BadRequest(
+            message if room < 1 else "a token id is out of range", param="prompt", code=code
+        )
     loop = asyncio.get_running_loop()
     deltas: asyncio.Queue[Indexed] = asyncio.Queue()
 
@@ -120,7 +137,10 @@ def _sequences(engine: GenerationEngine, asked: CompletionRequest) -> tuple[list
             max_tokens=min(asked.max_tokens or room, room),
             min_tokens=asked.min_tokens,
             sampler=Sampler.seeded(
-                asked.temperature, asked.top_p, asked.top_k, None if asked.seed is None else asked.seed + index
+                asked.temperature,
+                asked.top_p,
+                asked.top_k,
+                None if asked.seed is None else asked.seed + index,
             ),
             stops=asked.stops,
             keep_stop=asked.include_stop_str_in_output,
@@ -149,14 +169,22 @@ class _Completion(Response):
         self._asked = asked
         self._sequences = sequences
         self._deltas = deltas
-        self._head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+        }
         self._head["model"] = name
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         for sequence in self._sequences:
             self._engine.submit(sequence)
-        reply = partial(self._stream, send) if self._asked.stream else partial(self._whole, scope, receive, send)
+        reply = (
+            partial(self._stream, send)
+            if self._asked.stream
+            else partial(self._whole, scope, receive, send)
+        )
         try:
             with suppress(ClientGone):
                 await while_connected(receive, reply)
@@ -173,9 +201,13 @@ class _Completion(Response):
             if delta.finish is not None:
                 ends[index] = delta
         if any(end.finish == "error" for end in ends.values()):
-            return await JSONResponse(wire.failure("the model failed"), status_code=500)(scope, receive, send)
+            return await JSONResponse(wire.failure("the model failed"), status_code=500)(
+                scope, receive, send
+            )
         choices = [
-            wire.choice(i, text, ends[i].finish, ends[i].stop, self._prompt_logs(self._sequences[i]))
+            wire.choice(
+                i, text, ends[i].finish, ends[i].stop, self._prompt_logs(self._sequences[i])
+            )
             for i, text in enumerate(texts)
         ]
         body = {**self._head, "choices": choices, "usage": self._usage(ends)}
@@ -184,7 +216,9 @@ class _Completion(Response):
     async def _stream(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        with_usage = self._asked.stream_options is not None and self._asked.stream_options.include_usage
+        with_usage = (
+            self._asked.stream_options is not None and self._asked.stream_options.include_usage
+        )
         ends: dict[int, Delta] = {}
         while len(ends) < len(self._sequences):
             index, delta = await self._deltas.get()
@@ -193,15 +227,24 @@ class _Completion(Response):
             if delta.finish == "error":
                 data: dict[str, Any] = wire.failure("the model failed")
             else:
-                data = {**self._head, "choices": [wire.choice(index, delta.text, delta.finish, delta.stop)]}
+                data = {
+                    **self._head,
+                    "choices": [wire.choice(index, delta.text, delta.finish, delta.stop)],
+                }
             await self._send(send, wire.event(data))
         if with_usage:
-            await self._send(send, wire.event({**self._head, "choices": [], "usage": self._usage(ends)}))
+            await self._send(
+                send, wire.event({**self._head, "choices": [], "usage": self._usage(ends)})
+            )
         await self._send(send, b"data: [DONE]\n\n", more=False)
 
     @staticmethod
     def _prompt_logs(sequence: Sequence) -> list[Any] | None:
-        return wire.prompt_logprobs(sequence.prompt, sequence.prompt_logs) if sequence.wants_logs else None
+        return (
+            wire.prompt_logprobs(sequence.prompt, sequence.prompt_logs)
+            if sequence.wants_logs
+            else None
+        )
 
     @staticmethod
     async def _send(send: Send, body: bytes, more: bool = True) -> None:

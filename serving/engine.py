@@ -71,13 +71,19 @@ class GenerationEngine:
     ) -> None:
         config = model.config
         if (why := attention_obstacle(config)) is not None:
-            raise UnsupportedModel(f"only full attention with position ids is supported; this model has {why}")
+            raise UnsupportedModel(
+                f"only full attention with position ids is supported; this model has {why}"
+            )
         self.tokenizer = tokenizer
-        self.max_model_len = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+        self.max_model_len = min(
+            max_model_len or config.max_position_embeddings, config.max_position_embeddings
+        )
         eos = model.generation_config.eos_token_id
         known = {*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id}
         # A configuration may name an end token that the vocabulary does not have, or none.
-        self._eos = frozenset(token for token in known if token is not None and token < config.vocab_size)
+        self._eos = frozenset(
+            token for token in known if token is not None and token < config.vocab_size
+        )
         self._model = model.eval()
         self._rows = Rows(config.num_hidden_layers, max_batch, self.max_model_len)
         self.pool = MemoryPool(prefix_cache_mb << 20)
@@ -93,7 +99,9 @@ class GenerationEngine:
         self._thread.start()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto", **options: Any) -> GenerationEngine:
+    def load(
+        cls, folder: Path, *, device: str = "auto", dtype: str = "auto", **options: Any
+    ) -> GenerationEngine:
         """Load a checkpoint folder. `device` and `dtype` may be "auto"."""
         return cls(*load_checkpoint(AutoModelForCausalLM, folder, device, dtype), **options)
 
@@ -179,14 +187,21 @@ class GenerationEngine:
             left = {sequence: len(sequence.prompt) - node.depth for sequence, node in begun.items()}
             batches: list[list[Sequence]] = []
             for sequence in sorted(sequences, key=left.__getitem__):
-                if batches and (left[sequence] - left[batches[-1][-1]]) * len(batches[-1]) <= _PADDING:
+                if (
+                    batches
+                    and (left[sequence] - left[batches[-1][-1]]) * len(batches[-1]) <= _PADDING
+                ):
                     batches[-1].append(sequence)
                 else:
                     batches.append([sequence])
             for batch in batches:
                 wanted = [sequence for sequence in batch if not sequence.cancelled]
                 self._give_up([sequence for sequence in batch if sequence.cancelled])
-                if wanted and (logits := self._prefill(wanted, [begun[sequence] for sequence in wanted])) is not None:
+                if (
+                    wanted
+                    and (logits := self._prefill(wanted, [begun[sequence] for sequence in wanted]))
+                    is not None
+                ):
                     self._take(wanted, logits)
         finally:
             for node in begun.values():
@@ -224,11 +239,15 @@ class GenerationEngine:
         ended = []
         for sequence, token in zip(list(sequences), tokens, strict=True):
             ends = token in self._eos
-            if sequence.append(token, ends=ends, tokenizer=self.tokenizer, max_len=self.max_model_len):
+            if sequence.append(
+                token, ends=ends, tokenizer=self.tokenizer, max_len=self.max_model_len
+            ):
                 ended.append(sequence)
         self._leave(ended)
 
-    def _prefill(self, sequences: abc.Sequence[Sequence], begun: abc.Sequence[Node]) -> Tensor | None:
+    def _prefill(
+        self, sequences: abc.Sequence[Sequence], begun: abc.Sequence[Node]
+    ) -> Tensor | None:
         """Read what is new of prompts into rows behind the running ones; each one's last logits (B,
         V).
 
@@ -237,7 +256,9 @@ class GenerationEngine:
         """
         first = len(self._rows.lengths)
         self._rows.append(begun)
-        rests = [sequence.prompt[node.depth :] for sequence, node in zip(sequences, begun, strict=True)]
+        rests = [
+            sequence.prompt[node.depth :] for sequence, node in zip(sequences, begun, strict=True)
+        ]
         self.counters.reused += sum(node.depth for node in begun)
         last: list[Tensor] = [torch.empty(0)] * len(rests)
         width = max(1, self._prefill_tokens // len(rests))
@@ -245,7 +266,9 @@ class GenerationEngine:
             if all(sequence.cancelled for sequence in sequences):
                 self._abandon(sequences, first)
                 return None
-            for i, logits in self._prefill_chunk(sequences, [rest[start : start + width] for rest in rests], first):
+            for i, logits in self._prefill_chunk(
+                sequences, [rest[start : start + width] for rest in rests], first
+            ):
                 last[i] = logits
         return torch.stack(last).float()
 
@@ -258,7 +281,9 @@ class GenerationEngine:
         """
         device = self._model.device
         longest = max(map(len, chunks))
-        ids = torch.tensor([[*chunk, *[0] * (longest - len(chunk))] for chunk in chunks], device=device)
+        ids = torch.tensor(
+            [[*chunk, *[0] * (longest - len(chunk))] for chunk in chunks], device=device
+        )
         if any(sequence.wants_logs for sequence in sequences):
             kept = list(range(longest))
         else:
@@ -277,8 +302,12 @@ class GenerationEngine:
     def _note_logs(sequence: Sequence, start: int, logits: Tensor) -> None:
         """Add what the logits (S, V) of the prompt's tokens from `start` on say of the tokens after
         them."""
-        targets = torch.tensor(sequence.prompt[start + 1 : start + 1 + len(logits)], device=logits.device)
-        logs = torch.log_softmax(logits[: len(targets)].float(), -1).gather(1, targets[:, None])[:, 0]
+        targets = torch.tensor(
+            sequence.prompt[start + 1 : start + 1 + len(logits)], device=logits.device
+        )
+        logs = torch.log_softmax(logits[: len(targets)].float(), -1).gather(1, targets[:, None])[
+            :, 0
+        ]
         sequence.prompt_logs += tuple(logs.tolist())
 
     def _abandon(self, sequences: abc.Sequence[Sequence], first: int) -> None:
@@ -290,7 +319,9 @@ class GenerationEngine:
 
     def _decode(self) -> Tensor:
         """Read everyone's last token (B, 1) on top of their rows; logits (B, V)."""
-        ids = torch.tensor([[sequence.written[-1]] for sequence in self._running], device=self._model.device)
+        ids = torch.tensor(
+            [[sequence.written[-1]] for sequence in self._running], device=self._model.device
+        )
         logits = self._forward(0, ids, 1)
         self._rows.grow(0, [1] * len(self._running))
         return logits[:, 0].float()

@@ -16,7 +16,9 @@ from pathlib import Path
 from runtime.gguf import NotGguf, read_metadata
 from runtime.processes import UNUSABLE, Parent
 
-MISSING = "GGUF files are served by llama.cpp, which is not installed: pip install 'cord-proxy[real]'"
+MISSING = (
+    "GGUF files are served by llama.cpp, which is not installed: pip install 'cord-proxy[real]'"
+)
 _ERRORS_ONLY = 1
 _CACHED_PROMPTS_MIB = 256
 
@@ -37,7 +39,9 @@ def main() -> int:
     params = xllamacpp.CommonParams()
     params.model.path = str(arguments.file)
     params.model_alias = {arguments.name or arguments.file.stem}
-    params.hostnames = [arguments.uds or arguments.host]  # a name that ends in .sock is a Unix socket
+    params.hostnames = [
+        arguments.uds or arguments.host
+    ]  # a name that ends in .sock is a Unix socket
     params.port = arguments.port
     params.n_parallel = arguments.slots
     params.n_ctx = longest * arguments.slots
@@ -61,18 +65,36 @@ def _refuse(reason: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving.llama", description="Serve one GGUF file with llama.cpp.")
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.llama", description="Serve one GGUF file with llama.cpp."
+    )
     parser.add_argument("file", type=Path, help="a GGUF file")
     parser.add_argument("--name", help="the model's name on the wire (default: the file's)")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one, which is printed (default: 8000)")
-    parser.add_argument("--uds", help="listen on this Unix socket instead; its name must end in .sock")
-    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1; two busy servers a core stall)")
-    parser.add_argument("--slots", type=int, default=8, help="sequences written at once (default: 8)")
     parser.add_argument(
-        "--max-model-len", type=int, default=4096, help="tokens of prompt and completion, at most the model's (4096)"
+        "--port",
+        type=int,
+        default=8000,
+        help="0 takes a free one, which is printed (default: 8000)",
     )
-    parser.add_argument("--exit-with-parent", action="store_true", help="leave when standard input closes")
+    parser.add_argument(
+        "--uds", help="listen on this Unix socket instead; its name must end in .sock"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads (default: 1; two busy servers a core stall)"
+    )
+    parser.add_argument(
+        "--slots", type=int, default=8, help="sequences written at once (default: 8)"
+    )
+    parser.add_argument(
+        "--max-model-len",
+        type=int,
+        default=4096,
+        help="tokens of prompt and completion, at most the model's (4096)",
+    )
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="leave when standard input closes"
+    )
     return parser
 
 

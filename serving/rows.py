@@ -72,7 +72,11 @@ class Rows:
         # Padding may lie beyond the end, where nothing is ever seen.
         positions = positions.clamp(max=self._limits[1] - 1)
         for layer in self._layers:
-            layer.window = (torch.arange(first, first + count, device=device)[:, None], positions, longest)
+            layer.window = (
+                torch.arange(first, first + count, device=device)[:, None],
+                positions,
+                longest,
+            )
         return tokens, positions, mask[:, None]
 
     def grow(self, first: int, counts: Sequence[int]) -> None:
@@ -90,7 +94,10 @@ class Rows:
         self.lengths.pop()
 
     def _reserve(self, rows: int, length: int) -> None:
-        rows, length = (min(_doubled(need), most) for need, most in zip((rows, length), self._limits, strict=True))
+        rows, length = (
+            min(_doubled(need), most)
+            for need, most in zip((rows, length), self._limits, strict=True)
+        )
         for layer in self._layers:
             layer.reserve(rows, length)
 
@@ -111,7 +118,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, length = self._room
         self.keys = key_states.new_zeros(rows, key_states.shape[1], length, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, value_states.shape[1], length, value_states.shape[3])
+        self.values = value_states.new_zeros(
+            rows, value_states.shape[1], length, value_states.shape[3]
+        )
         self.is_initialized = True
 
     def reserve(self, rows: int, length: int) -> None:
@@ -120,7 +129,10 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._room = (max(rows, had[0]), max(length, had[1]))
         if self.is_initialized and self._room != had:
             assert self.keys is not None and self.values is not None
-            self.keys, self.values = _grown(self.keys, *self._room), _grown(self.values, *self._room)
+            self.keys, self.values = (
+                _grown(self.keys, *self._room),
+                _grown(self.values, *self._room),
+            )
 
     def held(self, row: int, start: int, stop: int) -> Tensor:
         """A copy of a row's keys and values at the positions from `start` to `stop` (exclusive):
@@ -139,7 +151,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write tokens, (B, H, S, D), where the window says; what its rows then hold, (B, H, T,
         D)."""
         if not self.is_initialized:
@@ -149,7 +163,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys[rows, :, positions] = key_states.transpose(1, 2)
         self.values[rows, :, positions] = value_states.transpose(1, 2)
         first, count = int(rows[0, 0]), len(rows)
-        return self.keys[first : first + count, :, :filled], self.values[first : first + count, :, :filled]
+        return self.keys[first : first + count, :, :filled], self.values[
+            first : first + count, :, :filled
+        ]
 
     def get_seq_length(self, *args: Any) -> int:
         return self.window[2] - self.window[1].shape[1] if self.window is not None else 0

@@ -53,29 +53,48 @@ class CompletionRequest(BaseModel):
 class BadRequest(Exception):
     """A request that cannot be served; becomes OpenAI's error body."""
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_body(message, param=param, code=code)
 
 
 def choice(
-    index: int, text: str, finish: str | None, stop: str | None, prompt_logprobs: Sequence[Any] | None = None
+    index: int,
+    text: str,
+    finish: str | None,
+    stop: str | None,
+    prompt_logprobs: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """One choice, whole or a piece of it."""
-    said = {"index": index, "text": text, "logprobs": None, "finish_reason": finish, "stop_reason": stop}
+    said = {
+        "index": index,
+        "text": text,
+        "logprobs": None,
+        "finish_reason": finish,
+        "stop_reason": stop,
+    }
     return said if prompt_logprobs is None else {**said, "prompt_logprobs": prompt_logprobs}
 
 
 def prompt_logprobs(prompt: Sequence[int], logs: Sequence[float]) -> list[dict[str, Any] | None]:
     """What each token of the prompt had as its log-probability, by its id; nothing precedes the
     first."""
-    return [None, *({str(token): {"logprob": log}} for token, log in zip(prompt[1:], logs, strict=True))]
+    return [
+        None,
+        *({str(token): {"logprob": log}} for token, log in zip(prompt[1:], logs, strict=True)),
+    ]
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     total = prompt_tokens + completion_tokens
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": total,
+    }
 
 
 def failure(message: str) -> dict[str, Any]:

@@ -12,7 +12,18 @@ def anyio_backend() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which servers, beside the embedded one, tests/backends runs against."""
-    parser.addoption("--backends", default="", metavar="NAME,…", help="also run the teacher contract against these")
-    parser.addoption("--page", action="store_true", help="also run the page over the embedded models")
-    parser.addoption("--clients", action="store_true", help="also run tests/clients against what is installed")
-    parser.addoption("--real", action="store_true", help="also run tests/real, which fetches a language model")
+    parser.addoption(
+        "--backends",
+        default="",
+        metavar="NAME,…",
+        help="also run the teacher contract against these",
+    )
+    parser.addoption(
+        "--page", action="store_true", help="also run the page over the embedded models"
+    )
+    parser.addoption(
+        "--clients", action="store_true", help="also run tests/clients against what is installed"
+    )
+    parser.addoption(
+        "--real", action="store_true", help="also run tests/real, which fetches a language model"
+    )

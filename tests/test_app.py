@@ -46,22 +46,36 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("proxy")
     for seed, name in enumerate(["ada", "bob"]):
-        tiny.checkpoint(folder / name, template=tiny.PLAIN if name == "bob" else tiny.THINKING, seed=seed)
+        tiny.checkpoint(
+            folder / name, template=tiny.PLAIN if name == "bob" else tiny.THINKING, seed=seed
+        )
     raw = {
         # Models with random weights write tokens that no tokenizer would: their own text, cut, reads differently.
         "model_list": [
-            {"model_name": name, "litellm_params": {"model": f"local/{name}"}, "model_info": {"examine": False}}
+            {
+                "model_name": name,
+                "litellm_params": {"model": f"local/{name}"},
+                "model_info": {"examine": False},
+            }
             for name in ("ada", "bob")
         ],
         "scorer": {"models": {"meta": "ada", "ada": "ada", "bob": "bob"}, "meta_prover": "meta"},
         "ensembles": {
-            "cord": {"teachers": ["ada", "bob"], "beam_width": 2, "max_steps": 3, "step_tokens": 12, "answer_tokens": 8}
+            "cord": {
+                "teachers": ["ada", "bob"],
+                "beam_width": 2,
+                "max_steps": 3,
+                "step_tokens": 12,
+                "answer_tokens": 8,
+            }
         },
     }
     children: list[Child] = []
     with pytest.MonkeyPatch.context() as patch:
         # The children are looked at, not replaced: the test ends some of them.
-        patch.setattr("proxy.app.Child", lambda *args: children.append(Child(*args)) or children[-1])
+        patch.setattr(
+            "proxy.app.Child", lambda *args: children.append(Child(*args)) or children[-1]
+        )
         app = build_app(configuration.parse(raw, folder))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -93,7 +107,9 @@ def ask(running: Running, **options: object) -> openai.types.chat.ChatCompletion
 
 
 @pytest.mark.parametrize("reference", [None, "42"])
-def test_a_request_is_decoded_by_all_teachers_and_leaves_a_trace(running: Running, reference: str | None) -> None:
+def test_a_request_is_decoded_by_all_teachers_and_leaves_a_trace(
+    running: Running, reference: str | None
+) -> None:
     extra = {"cord": {"reference": reference}} if reference else None
     reply = ask(running, seed=1, extra_body=extra)
     about = reply.model_extra["cord"]  # type: ignore[index]
@@ -143,14 +159,23 @@ def test_a_single_teacher_answers_by_its_own_name(running: Running) -> None:
 
 def test_fifty_requests_at_once_are_all_answered(running: Running) -> None:
     with ThreadPoolExecutor(50) as pool:
-        replies = list(pool.map(lambda seed: ask(running, seed=seed, extra_body={"cord": {"max_steps": 1}}), range(50)))
+        replies = list(
+            pool.map(
+                lambda seed: ask(running, seed=seed, extra_body={"cord": {"max_steps": 1}}),
+                range(50),
+            )
+        )
     assert len({reply.id for reply in replies}) == 50
 
 
 def test_metrics_are_served(running: Running) -> None:
     ask(running, seed=1)
     page = httpx.get(f"{running.url}/metrics").text
-    for name in ("cord_request_duration_seconds", "cord_step_wins_total", "cord_scorer_batch_requests"):
+    for name in (
+        "cord_request_duration_seconds",
+        "cord_step_wins_total",
+        "cord_scorer_batch_requests",
+    ):
         assert name in page
 
 
@@ -161,7 +186,9 @@ def test_the_search_goes_on_without_a_dead_teacher_which_comes_back(running: Run
     os.kill(first, signal.SIGKILL)
     reply = ask(running, seed=2)
     assert reply.model_extra["cord"]["cost"]["failures"] >= 0  # type: ignore[index]
-    _until(lambda: child.process is not None and child.process.pid != first and running.ready()["bob"])
+    _until(
+        lambda: child.process is not None and child.process.pid != first and running.ready()["bob"]
+    )
 
 
 def test_a_killed_scorer_is_started_again_and_no_request_is_lost(running: Running) -> None:
@@ -177,14 +204,18 @@ def test_bad_input_starts_no_teacher(running: Running) -> None:
         ask(running, extra_body={"cord": {"beam_width": "wide"}})
     assert caught.value.param == "cord.beam_width"
     with pytest.raises(openai.NotFoundError):
-        running.client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "Hi"}])
+        running.client.chat.completions.create(
+            model="nobody", messages=[{"role": "user", "content": "Hi"}]
+        )
     assert sum(1 for _ in TraceReader(running.traces)) == before
 
 
 def test_traces_are_plain_json_lines(running: Running) -> None:
     ask(running, seed=1)
     for file in running.traces.iterdir():
-        assert all(json.loads(line)["schema"] == "cord.trace/2" for line in file.read_text().splitlines())
+        assert all(
+            json.loads(line)["schema"] == "cord.trace/2" for line in file.read_text().splitlines()
+        )
 
 
 @pytest.mark.parametrize(
@@ -203,10 +234,16 @@ def test_every_kind_of_score_ranks_real_steps(running: Running, score: str, sour
 
 def test_an_adaptive_search_and_a_response_leave_their_traces(running: Running) -> None:
     response = running.client.responses.create(
-        model="cord", input="What is the label?", extra_body={"cord": {"adaptive": True, "max_steps": 2}, "seed": 3}
+        model="cord",
+        input="What is the label?",
+        extra_body={"cord": {"adaptive": True, "max_steps": 2}, "seed": 3},
     )
     assert response.status in ("completed", "incomplete") and response.output_text is not None
-    kept = [record for record in TraceReader(running.traces) if response.id.removeprefix("resp_") in record.id]
+    kept = [
+        record
+        for record in TraceReader(running.traces)
+        if response.id.removeprefix("resp_") in record.id
+    ]
     assert kept[0].settings.adaptive
 
 
@@ -216,7 +253,11 @@ def test_an_adaptive_search_and_a_response_leave_their_traces(running: Running) 
         ("scorer", {"reference_free": "astrology"}, "scorer.reference_free"),
         ("scorer", {"reference_free": "predictive"}, "scorer.reference_free"),
         ("scorer", {"reference_free": "reward"}, "scorer.reference_free"),
-        ("ensembles", {"cord": {"teachers": ["ada"], "score": "cross + astrology"}}, "ensembles.cord.score"),
+        (
+            "ensembles",
+            {"cord": {"teachers": ["ada"], "score": "cross + astrology"}},
+            "ensembles.cord.score",
+        ),
     ],
 )
 def test_a_score_that_cannot_be_had_stops_the_start(
@@ -235,7 +276,8 @@ def test_a_score_that_cannot_be_had_stops_the_start(
 
 
 @pytest.mark.parametrize(
-    ("section", "cut"), [({}, "blank-line"), ({"cut": "marker"}, None), ({"instruction": "x"}, None)]
+    ("section", "cut"),
+    [({}, "blank-line"), ({"cut": "marker"}, None), ({"instruction": "x"}, None)],
 )
 def test_an_ensemble_is_cut_as_its_teachers_write(
     section: dict[str, str], cut: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -243,7 +285,10 @@ def test_an_ensemble_is_cut_as_its_teachers_write(
     for name in ("ada", "bob"):
         tiny.checkpoint(tmp_path / name)
     raw = {
-        "model_list": [{"model_name": name, "litellm_params": {"model": f"local/{name}"}} for name in ("ada", "bob")],
+        "model_list": [
+            {"model_name": name, "litellm_params": {"model": f"local/{name}"}}
+            for name in ("ada", "bob")
+        ],
         "scorer": {"models": {"meta": "ada"}, "meta_prover": "meta"},
         "ensembles": {"cord": {"teachers": ["ada", "bob"]}},
         "segmentation": section,
@@ -251,8 +296,14 @@ def test_an_ensemble_is_cut_as_its_teachers_write(
     kept = {"ada": frozenset({"marker", "blank-line"}), "bob": frozenset({"blank-line"})}
     monkeypatch.setattr(GuardedTeacher, "kept_cuts", property(lambda teacher: kept[teacher.name]))
     ensembles = build_parts(configuration.parse(raw, tmp_path), tmp_path).service.ensembles
-    found = {name: ensemble.segmentation and ensemble.segmentation() for name, ensemble in ensembles.items()}
+    found = {
+        name: ensemble.segmentation and ensemble.segmentation()
+        for name, ensemble in ensembles.items()
+    }
     assert {name: segmentation and segmentation.cut for name, segmentation in found.items()} == {
         "cord": cut, "ada": cut and "marker", "bob": cut,
     }  # fmt: skip
-    assert all(s is None or s.min_step_chars == (120 if s.cut == "blank-line" else 0) for s in found.values())
+    assert all(
+        s is None or s.min_step_chars == (120 if s.cut == "blank-line" else 0)
+        for s in found.values()
+    )

@@ -54,7 +54,11 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
     assert files
     for file in files:
         for name in imports(file):
-            within = (a for a in ALLOWED[folder] if name == a or (a != "proxy" and name.startswith(f"{a}.")))
+            within = (
+                a
+                for a in ALLOWED[folder]
+                if name == a or (a != "proxy" and name.startswith(f"{a}."))
+            )
             ok = any(within)
             assert ok, f"{file.relative_to(ROOT)} imports {name}"
 
@@ -62,7 +66,9 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
 def test_nothing_of_the_embedded_task_is_known_to_the_product() -> None:
     for folder in ("proxy", "runtime", "scoring", "serving"):
         for file in (ROOT / folder).rglob("*.py"):
-            assert not {name for name in imports(file) if name.split(".")[0] in ("miniature", "bench")}
+            assert not {
+                name for name in imports(file) if name.split(".")[0] in ("miniature", "bench")
+            }
             assert "parcel label" not in file.read_text().lower()
 
 
@@ -89,5 +95,7 @@ def test_the_page_on_architecture_names_every_folder_and_what_it_may_import() ->
 @pytest.mark.parametrize("module", ["proxy.app", "proxy.__main__", "proxy.trace.export.command"])
 def test_starting_the_proxy_loads_no_model_library(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'litellm', 'transformers') if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert shown.stdout.strip() == "[]"

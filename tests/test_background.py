@@ -30,7 +30,9 @@ class Scripted(Child):
 
 
 def probes() -> Probes:
-    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)), base_url="http://x")
+    client = httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200)), base_url="http://x"
+    )
     return Probes((), Target("scorer", client, "health", required=True))
 
 
@@ -38,9 +40,13 @@ def explode() -> None:
     raise RuntimeError("a bug")
 
 
-async def test_a_failed_task_is_remembered_and_ends_none_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_task_is_remembered_and_ends_none_of_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     failed = anyio.Event()
-    background = Background([Scripted("bad", explode), Scripted("good", lambda: None)], probes(), failed.set)
+    background = Background(
+        [Scripted("bad", explode), Scripted("good", lambda: None)], probes(), failed.set
+    )
     with caplog.at_level(logging.CRITICAL, "proxy.background"):
         async with background.running():
             assert background.healthy

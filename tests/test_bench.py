@@ -33,18 +33,25 @@ def test_a_wilson_interval_by_hand() -> None:
 def test_a_paired_difference_by_hand() -> None:
     left, right = [run(i, i % 2) for i in range(100)], [run(i, 0.0) for i in reversed(range(100))]
     mean, low, high = figures.paired(left, right)
-    assert mean == 0.5 and (low, high) == (pytest.approx(0.4015, abs=1e-3), pytest.approx(0.5985, abs=1e-3))
+    assert mean == 0.5 and (low, high) == (
+        pytest.approx(0.4015, abs=1e-3),
+        pytest.approx(0.5985, abs=1e-3),
+    )
 
 
 def steps(*told: tuple[str, str, float, float]) -> tuple[Problem, list[Event]]:
     """Siblings under the root: their teacher, label, and score by either of two judges."""
-    problem = Problem.parse(json.loads((ROOT / "miniature" / "parcel.json").read_text())["messages"][-1]["content"])
+    problem = Problem.parse(
+        json.loads((ROOT / "miniature" / "parcel.json").read_text())["messages"][-1]["content"]
+    )
     events: list[Event] = []
     for id, (teacher, label, first, second) in enumerate(told):
         text = f"### Step 1. {teacher} {label}\n\n"
         events.append(Proposed(Candidate(id, None, 1, teacher, text, "marker", 1, 1)))
         parts = (ScorePart("j", first, 1), ScorePart("k", second, 1))
-        events.append(Scored(id, Score((first + second) / 2, 1.0, True, "cross", Source.NONE, parts)))
+        events.append(
+            Scored(id, Score((first + second) / 2, 1.0, True, "cross", Source.NONE, parts))
+        )
     return problem, events
 
 
@@ -84,7 +91,13 @@ def test_a_search_is_held_against_the_curation_that_wrote_no_less() -> None:
 
 
 def test_what_a_search_without_a_reference_keeps_of_the_gain_with_one() -> None:
-    shares = {"a alone": 0, "b alone": 1, figures.BY_REFERENCE: 3, "greedy, cross": 2, "greedy, step": 0}
+    shares = {
+        "a alone": 0,
+        "b alone": 1,
+        figures.BY_REFERENCE: 3,
+        "greedy, cross": 2,
+        "greedy, step": 0,
+    }
     runs = [run(i, float(i < right), method) for method, right in shares.items() for i in range(4)]
     [found] = figures.tables(runs)
     assert found.kept == {"greedy, cross": 50.0, "greedy, step": -50.0}
@@ -94,8 +107,16 @@ def test_what_a_search_without_a_reference_keeps_of_the_gain_with_one() -> None:
 
 def test_several_trainings_are_compared_on_the_problems_they_share() -> None:
     beam, curation = "beam B=4, reference", "curation×2, reference"
-    first = [run(i, right, method) for i in range(4) for method, right in ((beam, 1.0), (curation, float(i < 2)))]
-    second = [run(i, right, method) for i in range(3) for method, right in ((beam, float(i < 2)), (curation, 0.0))]
+    first = [
+        run(i, right, method)
+        for i in range(4)
+        for method, right in ((beam, 1.0), (curation, float(i < 2)))
+    ]
+    second = [
+        run(i, right, method)
+        for i in range(3)
+        for method, right in ((beam, float(i < 2)), (curation, 0.0))
+    ]
     [found] = figures.retrained([[*first, run(0, 1.0, "only in the first")], second])
     assert found.problems == {beam: 3, curation: 3}
     assert found.accuracy == {beam: (100.0, 66.7), curation: (66.7, 0.0)}
@@ -113,9 +134,21 @@ def test_every_row_has_a_name_of_its_own() -> None:
 
 
 def test_a_stopped_bench_goes_on_where_it_stood(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.quality", "--jobs", "1", "--out", str(tmp_path), "--only", "^even: (gr|cu)"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.quality",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--only",
+        "^even: (gr|cu)",
+    ]
     for problems in ("2", "3"):
-        subprocess.run([*command, "--problems", problems], check=True, capture_output=True, cwd=ROOT)
+        subprocess.run(
+            [*command, "--problems", problems], check=True, capture_output=True, cwd=ROOT
+        )
         with (tmp_path / "quality-1.jsonl").open("a") as store:
             store.write('{"table": "ev')  # it was killed while it wrote
     *whole, _ = (tmp_path / "quality-1.jsonl").read_text().splitlines()

@@ -40,7 +40,9 @@ def test_a_missing_server_and_a_broken_checkpoint_are_found_out(
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "config.json").write_text("{}")
-    (tmp_path / "none" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    (tmp_path / "none" / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ messages }}"})
+    )
     raw = {
         "model_list": [
             {
@@ -56,4 +58,8 @@ def test_a_missing_server_and_a_broken_checkpoint_are_found_out(
     assert check(tmp_path / "config.yaml", wait_s=90) == 1
     text = capsys.readouterr().out
     assert "unreachable" in text and "start it, or correct its address" in text
-    assert "crashed" in text and f"scoring: cannot load {tmp_path / 'none'}" in text and "Traceback" not in text
+    assert (
+        "crashed" in text
+        and f"scoring: cannot load {tmp_path / 'none'}" in text
+        and "Traceback" not in text
+    )

@@ -15,8 +15,14 @@ from tests.runtime.gguf_files import METADATA, write_gguf
 
 GOOD: dict[str, Any] = {
     "model_list": [
-        {"model_name": "a", "litellm_params": {"model": "hosted_vllm/org/a", "api_base": "http://127.0.0.1:1/v1"}},
-        {"model_name": "b", "litellm_params": {"model": "openai/b", "api_base": "http://127.0.0.1:2/v1"}},
+        {
+            "model_name": "a",
+            "litellm_params": {"model": "hosted_vllm/org/a", "api_base": "http://127.0.0.1:1/v1"},
+        },
+        {
+            "model_name": "b",
+            "litellm_params": {"model": "openai/b", "api_base": "http://127.0.0.1:2/v1"},
+        },
     ],
     "scorer": {"models": {"meta": "org/meta"}, "meta_prover": "meta"},
     "ensembles": {"cord": {"teachers": ["a", "b"], "beam_width": 2}},
@@ -90,7 +96,9 @@ def test_a_wrong_key_is_named(path: str, value: Any, where: str, tmp_path: Path)
 
 def test_values_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORD_TEST_KEY", "secret")
-    loaded = config.parse(changed("general_settings.master_key", "os.environ/CORD_TEST_KEY"), tmp_path)
+    loaded = config.parse(
+        changed("general_settings.master_key", "os.environ/CORD_TEST_KEY"), tmp_path
+    )
     assert loaded.general_settings.master_key == "secret"
 
 
@@ -131,7 +139,9 @@ def test_a_gguf_file_that_cannot_be_used_is_told_of_in_one_sentence(
 ) -> None:
     monkeypatch.setattr(config, "find_spec", lambda module: None)
     if case != "missing":
-        write_gguf(tmp_path / "m.gguf", METADATA if case == "extra" else {"general.architecture": "llama"})
+        write_gguf(
+            tmp_path / "m.gguf", METADATA if case == "extra" else {"general.architecture": "llama"}
+        )
     wanted = {
         "missing": "No such file or directory",
         "base model": "has no chat template",
@@ -142,7 +152,9 @@ def test_a_gguf_file_that_cannot_be_used_is_told_of_in_one_sentence(
     assert raised.value.path == where and "\n" not in str(raised.value)
 
 
-def test_an_old_name_of_a_setting_works_and_warns_at_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_old_name_of_a_setting_works_and_warns_at_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     loaded = config.parse(changed("ensembles.cord.read_ahead", True), tmp_path)
     assert loaded.ensembles["cord"].settings.prefill_partial_steps
     [line] = caplog.messages
@@ -153,7 +165,11 @@ def test_every_setting_can_be_configured(tmp_path: Path) -> None:
     raw = changed("ensembles.cord.temperature", 0.3)
     raw["ensembles"]["cord"] |= {"top_p": 0.5, "max_steps": 3, "speculate": "off", "plateau": None}
     settings = config.parse(raw, tmp_path).ensembles["cord"].settings
-    assert (settings.sampling.temperature, settings.sampling.top_p, settings.budget.steps) == (0.3, 0.5, 3)
+    assert (settings.sampling.temperature, settings.sampling.top_p, settings.budget.steps) == (
+        0.3,
+        0.5,
+        3,
+    )
     assert (settings.beam_width, settings.speculate) == (2, "off")
 
 
@@ -200,12 +216,16 @@ def test_all_missing_checkpoints_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("judge", ["org/a", "org/other"])
-def test_a_teacher_that_judges_alone_is_warned_of(judge: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_teacher_that_judges_alone_is_warned_of(
+    judge: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config.parse(changed("scorer.models.meta", judge), tmp_path)
     assert any("is the only judge" in message for message in caplog.messages) == (judge == "org/a")
 
 
-def test_the_master_key_may_come_from_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_master_key_may_come_from_the_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CORD_MASTER_KEY", "secret")
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(GOOD))

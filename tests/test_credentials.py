@@ -16,16 +16,25 @@ pytestmark = pytest.mark.anyio
 
 async def test_credentials_in_an_address_become_a_header_and_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    (tmp_path / "t" / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ messages }}"})
+    )
     raw = {
         "model_list": [
             {
                 "model_name": "far",
-                "litellm_params": {"model": "hosted_vllm/far", "api_base": "http://user:secret@127.0.0.1:1/v1"},
+                "litellm_params": {
+                    "model": "hosted_vllm/far",
+                    "api_base": "http://user:secret@127.0.0.1:1/v1",
+                },
                 "model_info": {"tokenizer": "t"},
             }
         ],
-        "scorer": {"models": {"meta": "far"}, "meta_prover": "meta", "url": "http://user:secret@127.0.0.1:2"},
+        "scorer": {
+            "models": {"meta": "far"},
+            "meta_prover": "meta",
+            "url": "http://user:secret@127.0.0.1:2",
+        },
         "ensembles": {"cord": {"teachers": ["far"]}},
         "traces": {"folder": None},
     }

@@ -83,7 +83,9 @@ def test_yaml_is_a_configuration(page: str, text: str) -> None:
         config.parse(read, DOCS)
 
 
-PAGES = [pytest.param(page, id=page.name) for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))]
+PAGES = [
+    pytest.param(page, id=page.name) for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+]
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 FILE = re.compile(r"`((?:proxy|scoring|serving|runtime|miniature|bench|tests)/[\w/.]+)`")
@@ -112,8 +114,16 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "proxy", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-m", "proxy", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     ).stdout
     commands = set(re.findall(r"^    ([a-z-]+) ", shown, re.MULTILINE))
-    named = set(re.findall(r"^\| `cord ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(
+        re.findall(
+            r"^\| `cord ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     assert commands == named

@@ -28,7 +28,9 @@ def server(*models: str, owner: str) -> Iterator[int]:
         return JSONResponse({"data": [{"id": model, "owned_by": owner} for model in models]})
 
     running = uvicorn.Server(
-        uvicorn.Config(Starlette(routes=[Route("/v1/models", listed)]), port=0, log_config=None, lifespan="off")
+        uvicorn.Config(
+            Starlette(routes=[Route("/v1/models", listed)]), port=0, log_config=None, lifespan="off"
+        )
     )
     thread = threading.Thread(target=running.run)
     thread.start()
@@ -41,11 +43,16 @@ def server(*models: str, owner: str) -> Iterator[int]:
 
 def test_the_servers_that_are_named_become_teachers_and_judges(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    with server("Qwen/QwQ-32B", owner="vllm") as vllm, server("qwen3:8b", "qwen3:8b", owner="library") as ollama:
+    with (
+        server("Qwen/QwQ-32B", owner="vllm") as vllm,
+        server("qwen3:8b", "qwen3:8b", owner="library") as ollama,
+    ):
         urls = [f"127.0.0.1:{vllm}", f"http://127.0.0.1:{ollama}/v1/"]
         assert init.init(file, urls, embedded=False, force=False) == 0
     loaded = config.load(file)
-    assert [(teacher.model_name, teacher.litellm_params.model) for teacher in loaded.model_list] == [
+    assert [
+        (teacher.model_name, teacher.litellm_params.model) for teacher in loaded.model_list
+    ] == [
         ("qwq-32b", "hosted_vllm/Qwen/QwQ-32B"),
         ("qwen3-8b", "ollama/qwen3:8b"),
         ("qwen3-8b-2", "ollama/qwen3:8b"),
@@ -54,7 +61,9 @@ def test_the_servers_that_are_named_become_teachers_and_judges(tmp_path: Path) -
     assert loaded.ensembles["cord"].teachers == ["qwq-32b", "qwen3-8b", "qwen3-8b-2"]
 
 
-def test_the_usual_ports_are_asked_when_no_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_ports_are_asked_when_no_server_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with server("org/model", owner="me") as port:
         monkeypatch.setattr(init, "USUAL", {port: "LM Studio", 1: "vLLM"})
         init.init(tmp_path / "config.yaml", [], embedded=False, force=False)
@@ -62,14 +71,21 @@ def test_the_usual_ports_are_asked_when_no_server_is_named(tmp_path: Path, monke
     assert teacher.litellm_params.model == "openai/org/model"
 
 
-def test_where_nobody_answers_it_is_the_embedded_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_answers_it_is_the_embedded_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(init, "USUAL", {1: "vLLM"})
     init.init(tmp_path / "config.yaml", [], embedded=False, force=False)
-    assert next(teacher.model_name for teacher in config.load(tmp_path / "config.yaml").model_list) == "alder"
+    assert (
+        next(teacher.model_name for teacher in config.load(tmp_path / "config.yaml").model_list)
+        == "alder"
+    )
 
 
 def test_a_named_server_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no OpenAI-compatible server answers at http://127\.0\.0\.1:1/v1/models"):
+    with pytest.raises(
+        ConfigError, match=r"no OpenAI-compatible server answers at http://127\.0\.0\.1:1/v1/models"
+    ):
         init.init(tmp_path / "config.yaml", ["127.0.0.1:1"], embedded=False, force=False)
     assert not (tmp_path / "config.yaml").exists()
 

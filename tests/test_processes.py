@@ -110,7 +110,9 @@ async def test_a_child_that_dies_or_hangs_is_started_again(
         assert child.condition()[1].startswith("ended with status -9")
 
 
-async def test_a_child_is_not_started_again_once_the_proxy_stops(program: Path, heard: Heard, tmp_path: Path) -> None:
+async def test_a_child_is_not_started_again_once_the_proxy_stops(
+    program: Path, heard: Heard, tmp_path: Path
+) -> None:
     child = a_child(tmp_path)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:

@@ -13,7 +13,10 @@ from proxy.decoder.types import Candidate, Score, Source
 
 def scored(id: int, text: str, nats: float, parent: int | None = None) -> list[Event]:
     candidate = Candidate(id, parent, 1, "t", text, "marker", 1, 1)
-    return [Proposed(candidate), Scored(id, Score(nats, 1.0, False, "predictive", Source.REFERENCE))]
+    return [
+        Proposed(candidate),
+        Scored(id, Score(nats, 1.0, False, "predictive", Source.REFERENCE)),
+    ]
 
 
 def test_marks_count_right_steps_before_wrong_and_before_hollow_ones() -> None:
@@ -23,7 +26,12 @@ def test_marks_count_right_steps_before_wrong_and_before_hollow_ones() -> None:
         *scored(2, "### Step 1. We add the numbers.\n\n", -1.0),
         *scored(3, "### Step 1. 1 + 1 = 2\n\n", -1.0, parent=2),
     ]
-    assert mark(events) == {"right_pairs": 1, "right_first": 1, "hollow_pairs": 1, "hollow_first": 0}
+    assert mark(events) == {
+        "right_pairs": 1,
+        "right_first": 1,
+        "hollow_pairs": 1,
+        "hollow_first": 0,
+    }
 
 
 def test_every_row_of_a_panel_has_a_name_of_its_own() -> None:
@@ -34,19 +42,39 @@ def test_every_row_of_a_panel_has_a_name_of_its_own() -> None:
 
 def test_only_chooses_by_table_and_method() -> None:
     rows = chosen_rows([re.compile("^chain_sum, coder ×3: greedy, step$")])
-    assert [(table, method.name) for table, _, _, method in rows] == [("chain_sum, coder ×3", "greedy, step")]
+    assert [(table, method.name) for table, _, _, method in rows] == [
+        ("chain_sum, coder ×3", "greedy, step")
+    ]
 
 
 def test_scores_are_compared_on_the_same_problems() -> None:
     runs = [
-        Run("t", method, number, right, None, 10, 5, 0.0, marks={"unfinished": 0.0}, in_reasoning=1.0)
-        for method, rights in (("greedy, reference", (0, 1)), ("greedy, reference, lookahead", (1, 1)))
+        Run(
+            "t",
+            method,
+            number,
+            right,
+            None,
+            10,
+            5,
+            0.0,
+            marks={"unfinished": 0.0},
+            in_reasoning=1.0,
+        )
+        for method, rights in (
+            ("greedy, reference", (0, 1)),
+            ("greedy, reference, lookahead", (1, 1)),
+        )
         for number, right in enumerate(map(float, rights))
     ]
     [found] = tables(runs)
     compared = with_pairs(found, runs)
     [pair] = compared.gains
-    assert (pair.method, pair.over, pair.points) == ("greedy, reference, lookahead", "greedy, reference", 50.0)
+    assert (pair.method, pair.over, pair.points) == (
+        "greedy, reference, lookahead",
+        "greedy, reference",
+        50.0,
+    )
     assert [(row.in_reasoning, row.unfinished) for row in compared.rows] == [(100.0, 0.0)] * 2
     page = Report("", "", [compared]).markdown()
     assert "| greedy, reference | 50 | 100 | 0 |  |" in page
@@ -54,7 +82,9 @@ def test_scores_are_compared_on_the_same_problems() -> None:
 
 def test_the_share_of_pairs_is_drawn_over_problems() -> None:
     runs = [
-        Run("t", "m", number, 1.0, None, 1, 1, 0.0, marks={"right_pairs": 2.0, "right_first": first})
+        Run(
+            "t", "m", number, 1.0, None, 1, 1, 0.0, marks={"right_pairs": 2.0, "right_first": first}
+        )
         for number, first in enumerate((2.0, 2.0, 0.0, 2.0))
     ]
     share, low, high, pairs = ordered(runs, "right")
@@ -64,5 +94,8 @@ def test_the_share_of_pairs_is_drawn_over_problems() -> None:
 
 def test_first_steps_are_ordered_where_equations_tell_right_from_wrong() -> None:
     rows = chosen_rows([], first_step=True)
-    assert {table for table, *_ in rows} == {"chain_sum, first step", "basic_arithmetic, first step"}
+    assert {table for table, *_ in rows} == {
+        "chain_sum, first step",
+        "basic_arithmetic, first step",
+    }
     assert all(method.strategy == "beam" for *_, method in rows)

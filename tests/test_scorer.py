@@ -66,7 +66,9 @@ async def test_each_score_is_asked_for_and_read_as_the_registry_says(name: str) 
         ("reward", "bob", ("rm",)),
     ],
 )
-async def test_the_models_asked_depend_on_who_wrote_the_step(name: str, proposer: str, models: tuple[str, ...]) -> None:
+async def test_the_models_asked_depend_on_who_wrote_the_step(
+    name: str, proposer: str, models: tuple[str, ...]
+) -> None:
     service = ScriptedService()
     await scorer(service).score(PROBLEM, "", "Two.\n\n", name, proposer)
     assert service.requests[0].models == models
@@ -94,5 +96,7 @@ async def test_reading_a_step_that_is_being_written_is_a_hint_and_never_fails() 
     service = ScriptedService(ScorerUnavailable("gone"))
     await scorer(service).read(PROBLEM, "", "Tw", "cross")
     [request] = service.requests
-    assert request.ahead and request.objective == "step" and request.models == ("meta", "bob", "eve")
+    assert (
+        request.ahead and request.objective == "step" and request.models == ("meta", "bob", "eve")
+    )
     assert not request.tree.answers

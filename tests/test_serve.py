@@ -110,7 +110,9 @@ class Serving:
     def ask(self) -> Future[httpx.Response]:
         """A request that is running when this returns."""
         body = {"model": "ada", "messages": [{"role": "user", "content": "Hi"}]}
-        asked = ThreadPoolExecutor(1).submit(httpx.post, f"{self.url}/v1/chat/completions", json=body, timeout=60)
+        asked = ThreadPoolExecutor(1).submit(
+            httpx.post, f"{self.url}/v1/chat/completions", json=body, timeout=60
+        )
         until((self.folder / "asked").exists)
         return asked
 
@@ -146,7 +148,11 @@ def configured(tmp_path: Path) -> Path:
     (tmp_path / "ada" / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     config = {
         "model_list": [
-            {"model_name": "ada", "litellm_params": {"model": "local/ada"}, "model_info": {"examine": False}}
+            {
+                "model_name": "ada",
+                "litellm_params": {"model": "local/ada"},
+                "model_info": {"examine": False},
+            }
         ],
         "scorer": {"models": {"meta": "ada", "ada": "ada"}, "meta_prover": "meta"},
         "ensembles": {"cord": {"teachers": ["ada"]}},
@@ -158,10 +164,19 @@ def configured(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
-    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "CHILDREN": str(folder)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "CHILDREN": str(folder),
+    }
     command = [sys.executable, str(folder / "driver.py"), "serve", "--port", "0", *arguments]
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         found = Serving(process, folder)
         reader = threading.Thread(target=found.read)
@@ -173,13 +188,18 @@ def serving(folder: Path, *arguments: str) -> Iterator[Serving]:
             reader.join()
 
 
-def test_a_server_says_what_it_starts_when_it_is_ready_and_what_it_was_asked(configured: Path) -> None:
+def test_a_server_says_what_it_starts_when_it_is_ready_and_what_it_was_asked(
+    configured: Path,
+) -> None:
     with serving(configured) as found:
         found.says("scorer starts, on auto: ada .*meta")
         found.says("ada starts: local/")
         found.says(r"ready: http://127\.0\.0\.1:\d+/v1 \(1 of 1 teachers answer\)")
         command = found.says("try: (curl .*)").group(1)
-        assert json.loads(command.split(" -d ")[1].strip("'"))["model"] == "cord" and found.url in command
+        assert (
+            json.loads(command.split(" -d ")[1].strip("'"))["model"] == "cord"
+            and found.url in command
+        )
         asked = found.ask()
         (configured / "go").touch()
         assert asked.result(60).status_code == 200
@@ -195,7 +215,9 @@ def test_log_lines_are_json_on_request(configured: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_lets_running_searches_finish(sent: signal.Signals, configured: Path) -> None:
+def test_a_signal_to_all_processes_lets_running_searches_finish(
+    sent: signal.Signals, configured: Path
+) -> None:
     """A service manager signals the whole control group; a terminal the proxy's process group."""
     with serving(configured) as found:
         found.says("ready: ")
@@ -207,7 +229,11 @@ def test_a_signal_to_all_processes_lets_running_searches_finish(sent: signal.Sig
         assert asked.result(60).status_code == 200
         assert found.process.wait(30) == (0 if sent == signal.SIGTERM else 130)
     assert len(found.pids("ada")) == len(found.pids("scorer")) == 1
-    assert not [line for line in found.lines if "Traceback" in line or "Fatal" in line or "started again" in line]
+    assert not [
+        line
+        for line in found.lines
+        if "Traceback" in line or "Fatal" in line or "started again" in line
+    ]
 
 
 def test_a_second_ctrl_c_ends_everything_at_once(configured: Path) -> None:

@@ -57,22 +57,44 @@ def served(model: str = "hosted_vllm/far", **scorer: Any) -> dict[str, Any]:
                 "model_info": {"tokenizer": "t"},
             }
         ],
-        "scorer": {"models": {"meta": "vllm+http://127.0.0.1:1/v1#far"}, "meta_prover": "meta", **scorer},
+        "scorer": {
+            "models": {"meta": "vllm+http://127.0.0.1:1/v1#far"},
+            "meta_prover": "meta",
+            **scorer,
+        },
         "ensembles": {"cord": {"teachers": ["far"]}},
     }
 
 
-def test_served_models_and_a_scorer_elsewhere_need_neither_torch_nor_litellm(tmp_path: Path) -> None:
+def test_served_models_and_a_scorer_elsewhere_need_neither_torch_nor_litellm(
+    tmp_path: Path,
+) -> None:
     assert start(tmp_path, served(url="http://127.0.0.1:2"), "torch", "litellm") == "built hi"
 
 
 @pytest.mark.parametrize(
     ("absent", "raw", "sentence"),
     [
-        ("torch", served(), "scorer.models: the scorer runs on torch, which is not installed: pip install torch, or"),
-        ("torch", served("local/t", url="http://127.0.0.1:2"), "embedded teachers run on torch, which is not"),
-        ("litellm", served("openrouter/far"), "openrouter/ models are called with litellm, which is not installed"),
-        ("transformers", served(), "chat templates are rendered with transformers, which is not installed"),
+        (
+            "torch",
+            served(),
+            "scorer.models: the scorer runs on torch, which is not installed: pip install torch, or",
+        ),
+        (
+            "torch",
+            served("local/t", url="http://127.0.0.1:2"),
+            "embedded teachers run on torch, which is not",
+        ),
+        (
+            "litellm",
+            served("openrouter/far"),
+            "openrouter/ models are called with litellm, which is not installed",
+        ),
+        (
+            "transformers",
+            served(),
+            "chat templates are rendered with transformers, which is not installed",
+        ),
     ],
 )
 def test_what_needs_an_absent_library_is_one_sentence(

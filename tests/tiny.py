@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 CORPUS = [
     "### Step 1. We add two and two and get four.\n\n### Step 2. Then we double it: eight.\n\n",
@@ -23,13 +29,22 @@ PLAIN = THINKING.replace("<think>\n", "").replace("{# </think> #}", "")
 # How Qwen2 and Llama 3 cut words: a run of line ends is a word of its own, whatever follows.
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-_SIZE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SIZE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 _CONFIGS: dict[str, Any] = {
-    "llama": lambda vocab: LlamaConfig(vocab_size=vocab, num_key_value_heads=2, max_position_embeddings=512, **_SIZE),
+    "llama": lambda vocab: LlamaConfig(
+        vocab_size=vocab, num_key_value_heads=2, max_position_embeddings=512, **_SIZE
+    ),
     "qwen3": lambda vocab: Qwen3Config(
         vocab_size=vocab, num_key_value_heads=2, head_dim=8, max_position_embeddings=512, **_SIZE
     ),
-    "gpt2": lambda vocab: GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=512),
+    "gpt2": lambda vocab: GPT2Config(
+        vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=512
+    ),
 }
 
 
@@ -37,7 +52,9 @@ def tokenizer(template: str = THINKING) -> PreTrainedTokenizerFast:
     """A byte-level BPE that has learned a little merging, cutting words as today's models do."""
     bpe = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     special = ["<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
@@ -47,7 +64,9 @@ def tokenizer(template: str = THINKING) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator(CORPUS * 3, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
     fast.chat_template = template
     return fast
 

@@ -70,7 +70,9 @@ class Admission:
         return self._held
 
     @asynccontextmanager
-    async def place(self, cost: Cost | None = None, caller: Caller = ANYBODY) -> AsyncIterator[None]:
+    async def place(
+        self, cost: Cost | None = None, caller: Caller = ANYBODY
+    ) -> AsyncIterator[None]:
         """Hold what a request may cost while it runs.
 
         Raises:
@@ -112,7 +114,11 @@ class Admission:
         """Let in those who fit. One that its own key holds back is passed over; one that all hold back is not."""
         while True:
             fair = sorted(self._waiting, key=lambda one: self._of(one.caller).requests)
-            fitting = [one for one in fair if not any(one.caller.limits.exceeded_by(self._of(one.caller) + one.cost))]
+            fitting = [
+                one
+                for one in fair
+                if not any(one.caller.limits.exceeded_by(self._of(one.caller) + one.cost))
+            ]
             if not fitting or any(self.limits.exceeded_by(self._held + fitting[0].cost)):
                 return
             first = fitting[0]
@@ -138,7 +144,9 @@ class Admission:
 
     def _busy(self, reason: str) -> Busy:
         self.refused[reason] += 1
-        message = f"{self._held.requests} requests are being answered and {len(self._waiting) - 1} wait"
+        message = (
+            f"{self._held.requests} requests are being answered and {len(self._waiting) - 1} wait"
+        )
         return Busy(f"{message}; come again later", self._retry_after())
 
     def _retry_after(self) -> int:
@@ -150,7 +158,9 @@ class Admission:
 
 
 @asynccontextmanager
-async def held_while_connected(receive: Receive, place: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+async def held_while_connected(
+    receive: Receive, place: AbstractAsyncContextManager[None]
+) -> AsyncIterator[None]:
     """Hold a place; a client that leaves while it waits for one leaves the queue.
 
     Raises:

@@ -20,10 +20,18 @@ class AdmissionCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         held = self.admission.held
-        yield GaugeMetricFamily("cord_requests_waiting", "Requests in the queue", value=self.admission.waiting)
-        yield GaugeMetricFamily("cord_reserved_calls", "Teacher calls that running requests may make", value=held.calls)
-        yield GaugeMetricFamily("cord_reserved_tokens", "Tokens that running requests may write", value=held.tokens)
-        refused = CounterMetricFamily("cord_requests_refused", "Requests turned away with 429", labels=["reason"])
+        yield GaugeMetricFamily(
+            "cord_requests_waiting", "Requests in the queue", value=self.admission.waiting
+        )
+        yield GaugeMetricFamily(
+            "cord_reserved_calls", "Teacher calls that running requests may make", value=held.calls
+        )
+        yield GaugeMetricFamily(
+            "cord_reserved_tokens", "Tokens that running requests may write", value=held.tokens
+        )
+        refused = CounterMetricFamily(
+            "cord_requests_refused", "Requests turned away with 429", labels=["reason"]
+        )
         for reason in ("queue_full", "waited_too_long"):
             refused.add_metric([reason], self.admission.refused[reason])
         yield refused

@@ -31,7 +31,9 @@ async def read_json(request: Request, limit: int, timeout_s: float = 60.0) -> by
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise RequestError("send the body with `Content-Type: application/json`", code="invalid_content_type")
+        raise RequestError(
+            "send the body with `Content-Type: application/json`", code="invalid_content_type"
+        )
     body = bytearray()
     try:
         with anyio.fail_after(timeout_s):

@@ -134,7 +134,12 @@ def completion(exchange: Exchange, result: Result, summary: Summary) -> dict[str
     reasoning = result.winner.text
     content, called, finish = answer_of(job, result)
     said: str | None = f"{THINK}{reasoning}{THOUGHT}{content}" if inline else content
-    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": said,
+        "refusal": None,
+        "annotations": [],
+    }
     if called:
         message |= {"content": said or None, "tool_calls": called}
     if not inline:
@@ -236,7 +241,12 @@ def _exp(nats: float) -> float | None:
 
 
 def _head(job: Job, object: str) -> dict[str, Any]:
-    return {"id": job.problem.id, "object": object, "created": int(job.received), "model": job.ensemble.name}
+    return {
+        "id": job.problem.id,
+        "object": object,
+        "created": int(job.received),
+        "model": job.ensemble.name,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,12 +274,18 @@ class ChatEndpoint:
         found = [*wishes(fields, CHAT), *tool_wishes(fields)]
         format = fields.get("response_format")
         if format is not None and not (isinstance(format, dict) and format.get("type") == "text"):
-            message = "no teacher here can hold an answer to a format; only {'type': 'text'} is accepted"
+            message = (
+                "no teacher here can hold an answer to a format; only {'type': 'text'} is accepted"
+            )
             found.append(Wish("response_format", "format", message))
         messages = fields.get("messages")
         for i, message in enumerate(messages if isinstance(messages, list) else ()):
             if isinstance(message, dict) and (key := _not_text(message)) is not None:
-                wish = Wish(f"messages[{i}].{key}", "single", f"messages[{i}].{key}: only text is decoded together")
+                wish = Wish(
+                    f"messages[{i}].{key}",
+                    "single",
+                    f"messages[{i}].{key}: only text is decoded together",
+                )
                 return [*found, wish]
         return found
 
@@ -293,6 +309,9 @@ def _not_text(message: Mapping[str, Any]) -> str | None:
     """The key of a message that holds something else than text."""
     content = message.get("content")
     parts = content if isinstance(content, list) else ()
-    if any(isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text" for part in parts):
+    if any(
+        isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text"
+        for part in parts
+    ):
         return "content"
     return "role" if message.get("role") == "function" else None

@@ -59,7 +59,9 @@ class CompletionRequest(Wire):
     def chat(self) -> ChatRequest:
         """The same as a chat."""
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"prompt"}}
-        return ChatRequest.model_construct(**fields, messages=[WireMessage(role="user", content=self.prompt)])
+        return ChatRequest.model_construct(
+            **fields, messages=[WireMessage(role="user", content=self.prompt)]
+        )
 
 
 @dataclass(slots=True)
@@ -101,7 +103,9 @@ class CompletionStream:
 
 def completion(exchange: Exchange, result: Result, summary: Summary) -> dict[str, Any]:
     """The whole reply as a `text_completion`."""
-    text = f"{THINK}{result.winner.text}{THOUGHT}{result.answer}" if exchange.inline else result.answer
+    text = (
+        f"{THINK}{result.winner.text}{THOUGHT}{result.answer}" if exchange.inline else result.answer
+    )
     return {
         **_head(exchange.job),
         "choices": [_choice(text, result.finish_reason)],
@@ -148,7 +152,11 @@ class CompletionsEndpoint:
         """Fields that a panel cannot honour, tokens, and several prompts."""
         found = wishes(fields, COMPLETIONS)
         if isinstance(fields.get("prompt"), list):
-            found.append(Wish("prompt", "single", "a panel decodes one prompt of text, no list and no tokens"))
+            found.append(
+                Wish(
+                    "prompt", "single", "a panel decodes one prompt of text, no list and no tokens"
+                )
+            )
         return found
 
     def parse(self, fields: Mapping[str, Any]) -> ParsedCompletion:

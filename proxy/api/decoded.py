@@ -105,14 +105,20 @@ class Answering:
         else:
             planned = self._prepare(body, id, arrived, kept)
         if isinstance(planned, _Relayed):
-            await self.forwarder.pass_on(planned.to, self.endpoint.path, planned.received, request, id, send)
+            await self.forwarder.pass_on(
+                planned.to, self.endpoint.path, planned.received, request, id, send
+            )
             return
         for warning in planned.warnings:
             log.warning("request %s: cord: %s", id, warning)
         job = planned.exchange.job
-        place = self.admission.place(cost_of(job.settings, len(job.ensemble.panel)), caller_of(request))
+        place = self.admission.place(
+            cost_of(job.settings, len(job.ensemble.panel)), caller_of(request)
+        )
         async with held_while_connected(request.receive, place):
-            await (self._stream if planned.parsed.chat.stream else self._whole)(planned, request, send)
+            await (self._stream if planned.parsed.chat.stream else self._whole)(
+                planned, request, send
+            )
 
     def _prepare(self, body: bytes, id: str, arrived: float, kept: bool) -> _Decoded | _Relayed:
         """The body, read and checked once, and what becomes of it; `kept` unless no trace of it shall be.
@@ -123,7 +129,9 @@ class Answering:
         fields = parse_json(body)
         if not isinstance(fields.get("model"), str) or not fields["model"]:
             self.endpoint.parse(fields)
-            raise RequestError("'model' is missing", param="model", code="missing_required_parameter")
+            raise RequestError(
+                "'model' is missing", param="model", code="missing_required_parameter"
+            )
         wishes = self.endpoint.wishes(fields)
         wanted = Wanted.of(self.endpoint.path, fields, wishes, self.options.relay_unsupported)
         match plan(wanted, self.models):
@@ -162,7 +170,9 @@ class Answering:
             return streams[0].failure(report(exc, decoded.exchange.request_id))
 
         keepalive_s, tail = self.options.keepalive_s, self.endpoint.tail
-        await stream_events(request.receive, send, produce, decoded.headers, keepalive_s, explain, tail)
+        await stream_events(
+            request.receive, send, produce, decoded.headers, keepalive_s, explain, tail
+        )
 
     async def _decode(self, job: Job, *listeners: Listener) -> tuple[Result, Sequence[Stamped]]:
         """Search; where all that failed was that no teacher could hold the prompt, the request is at fault."""
@@ -185,7 +195,11 @@ def _result_headers(result: Result, summary: Summary) -> dict[str, str]:
     teachers = dict.fromkeys(step.candidate.teacher for step in summary.steps)
     value = result_value(result, summary)
     told = {} if value is None else {"x-cord-value": f"{value:.6g}"}
-    return {**told, "x-cord-teachers": _header_text(",".join(teachers)), "x-cord-source": summary.source.value}
+    return {
+        **told,
+        "x-cord-teachers": _header_text(",".join(teachers)),
+        "x-cord-source": summary.source.value,
+    }
 
 
 def _header_text(text: str) -> str:

@@ -30,7 +30,12 @@ def _paths(paths: Mapping[str, Any]) -> Iterator[str]:
         for method, told in methods.items():
             if method == "parameters":
                 continue
-            body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            body = (
+                told.get("requestBody", {})
+                .get("content", {})
+                .get("application/json", {})
+                .get("schema", {})
+            )
             link = _type(body) if body else ""
             yield f"<tr><td><code>{method.upper()} {escape(path)}</code><td>{escape(told['summary'])}<td>{link}"
     yield "</table>"

@@ -80,11 +80,15 @@ def describe(exc: Exception) -> ErrorReply:
         case RequestError():
             return ErrorReply(400, str(exc), _CLIENT, exc.param, exc.code)
         case Unauthorised():
-            return ErrorReply(401, str(exc), _CLIENT, None, "invalid_api_key", {"www-authenticate": "Bearer"})
+            return ErrorReply(
+                401, str(exc), _CLIENT, None, "invalid_api_key", {"www-authenticate": "Bearer"}
+            )
         case Forbidden():
             return ErrorReply(403, str(exc), _CLIENT, None, "insufficient_scope")
         case TooSlow():
-            return ErrorReply(408, str(exc), _CLIENT, None, "request_timeout", {"connection": "close"})
+            return ErrorReply(
+                408, str(exc), _CLIENT, None, "request_timeout", {"connection": "close"}
+            )
         case TooLarge():
             return ErrorReply(413, str(exc), _CLIENT, None, "request_too_large")
         case Busy(retry_after_s=seconds):
@@ -95,7 +99,9 @@ def describe(exc: Exception) -> ErrorReply:
         case SearchError():
             return ErrorReply(503, str(exc), _SERVER, None, exc.kind, _NO_RETRY)
         case ScorerError(kind="context_overflow"):
-            return ErrorReply(400, str(exc), _CLIENT, "messages", "context_length_exceeded", _NO_RETRY)
+            return ErrorReply(
+                400, str(exc), _CLIENT, "messages", "context_length_exceeded", _NO_RETRY
+            )
         case ScorerError():
             status = 503 if exc.kind == "unavailable" else 500
             return ErrorReply(status, str(exc), _SERVER, None, f"scorer_{exc.kind}", _NO_RETRY)
@@ -103,7 +109,9 @@ def describe(exc: Exception) -> ErrorReply:
             return ErrorReply(502, str(exc), _SERVER, None, "upstream_failed")
         case HTTPException():
             return _routing(exc)
-    return ErrorReply(500, "internal error; the server's log has it", _SERVER, None, "internal_error", _NO_RETRY)
+    return ErrorReply(
+        500, "internal error; the server's log has it", _SERVER, None, "internal_error", _NO_RETRY
+    )
 
 
 def report(exc: Exception, request_id: str) -> ErrorReply:

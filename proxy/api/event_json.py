@@ -47,7 +47,11 @@ def _told(event: object) -> tuple[str, dict[str, Any]]:
     match event:
         case Started(problem, settings, teachers, objective):
             messages = [asdict(message) for message in problem.messages]
-            asked = {"messages": messages, "references": list(problem.references), "settings": asdict(settings)}
+            asked = {
+                "messages": messages,
+                "references": list(problem.references),
+                "settings": asdict(settings),
+            }
             return "started", {
                 "schema": SCHEMA,
                 "id": problem.id,
@@ -56,7 +60,12 @@ def _told(event: object) -> tuple[str, dict[str, Any]]:
                 **asked,
             }
         case ProposalRequested(id, parent, depth, teacher):
-            return "proposal_requested", {"id": id, "parent": parent, "depth": depth, "teacher": teacher}
+            return "proposal_requested", {
+                "id": id,
+                "parent": parent,
+                "depth": depth,
+                "teacher": teacher,
+            }
         case TeacherSkipped(depth, teacher):
             return "teacher_skipped", {"depth": depth, "teacher": teacher}
         case Proposed(candidate):
@@ -64,7 +73,12 @@ def _told(event: object) -> tuple[str, dict[str, Any]]:
         case ProposalCancelled(id, teacher, tokens):
             return "proposal_cancelled", {"id": id, "teacher": teacher, "tokens": tokens}
         case TeacherFailed(id, teacher, kind, message):
-            return "teacher_failed", {"id": id, "teacher": teacher, "kind": kind, "message": message}
+            return "teacher_failed", {
+                "id": id,
+                "teacher": teacher,
+                "kind": kind,
+                "message": message,
+            }
         case ScoreRequested(id):
             return "score_requested", {"id": id}
         case Scored(id, score):
@@ -102,7 +116,10 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def _score(score: Score) -> dict[str, Any]:
-    per_model = [{"model": part.model, "nats": _finite(part.nats), "tokens": part.tokens} for part in score.per_model]
+    per_model = [
+        {"model": part.model, "nats": _finite(part.nats), "tokens": part.tokens}
+        for part in score.per_model
+    ]
     return {
         "objective": score.objective,
         "source": score.source.value,

@@ -22,7 +22,9 @@ from proxy.api.traces import TraceStore
 class FeedbackStore(Protocol):
     """Where feedback is kept. Adding may block."""
 
-    def add(self, id: str, references: Sequence[str], rating: float | None, comment: str | None) -> None: ...
+    def add(
+        self, id: str, references: Sequence[str], rating: float | None, comment: str | None
+    ) -> None: ...
 
 
 class FeedbackRequest(Wire):
@@ -30,7 +32,9 @@ class FeedbackRequest(Wire):
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
     reference: Annotated[
-        list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(max_length=64)
+        list[Text],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Field(max_length=64),
     ] = []  # noqa: RUF012 - pydantic copies it
     rating: Annotated[float, Field(ge=0, le=1)] | None = None
     comment: Annotated[str, Field(max_length=4096)] | None = None

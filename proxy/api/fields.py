@@ -43,7 +43,13 @@ CHAT: Neutral = {
     "chat_template_kwargs": ({},),
 }
 
-COMPLETIONS: Neutral = {**CHAT, "tools": ([],), "tool_choice": ("none", "auto"), "suffix": ("",), "logprobs": ()}
+COMPLETIONS: Neutral = {
+    **CHAT,
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "suffix": ("",),
+    "logprobs": (),
+}
 
 RESPONSES: Neutral = {
     "background": (False,),
@@ -68,7 +74,9 @@ def wishes(body: Mapping[str, Any], table: Neutral) -> list[Wish]:
     return [
         Wish(name, "single", _refusal(name, table))
         for name, value in body.items()
-        if name in table and value is not None and not any(_same(value, neutral) for neutral in table[name])
+        if name in table
+        and value is not None
+        and not any(_same(value, neutral) for neutral in table[name])
     ]
 
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal[
-    "ok", "waiting", "loading", "examining", "silent", "crashed", "unreachable", "wrong_url", "unfit", "failed"
+    "ok",
+    "waiting",
+    "loading",
+    "examining",
+    "silent",
+    "crashed",
+    "unreachable",
+    "wrong_url",
+    "unfit",
+    "failed",
 ]
 """`waiting`: not asked yet; `silent`: connected, but no reply in time; `unfit`: failed its examination."""
 

@@ -60,7 +60,9 @@ class ApiOptions:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-def make_job(request: ChatRequest, ensemble: Ensemble, options: ApiOptions, request_id: str, received: float) -> Job:
+def make_job(
+    request: ChatRequest, ensemble: Ensemble, options: ApiOptions, request_id: str, received: float
+) -> Job:
     """The job that these teachers are asked to do; that they can was decided by `proxy.api.plan`.
 
     Raises:
@@ -75,7 +77,9 @@ def make_job(request: ChatRequest, ensemble: Ensemble, options: ApiOptions, requ
         format=_format(request),
         tools=_tools(request),
     )
-    metadata = {name: getattr(request, name) for name in RECORDED if getattr(request, name) is not None}
+    metadata = {
+        name: getattr(request, name) for name in RECORDED if getattr(request, name) is not None
+    }
     if problem.format is not None:
         metadata["response_format"] = problem.format
     if problem.tools:
@@ -115,7 +119,9 @@ def _format(request: ChatRequest) -> dict[str, Any] | None:
     return asked.model_dump(by_alias=True, exclude_none=True)
 
 
-def _settings(request: ChatRequest, cord: CordOptions, ensemble: Ensemble, options: ApiOptions) -> Settings:
+def _settings(
+    request: ChatRequest, cord: CordOptions, ensemble: Ensemble, options: ApiOptions
+) -> Settings:
     settings = cord.apply(ensemble.settings)
     names = [teacher.name for teacher in ensemble.panel]
     if "answerer" in cord.given and settings.answerer not in (None, *names):
@@ -155,7 +161,9 @@ def _check_strategy(cord: CordOptions, settings: Settings, name: str) -> None:
         "adaptive": strategy.teachers == 1 and given.get("adaptive", False),
     }
     for key in filter(ignored.__getitem__, ignored):
-        message = f"{name!r} would search by the strategy {settings.strategy!r}, which ignores {key}"
+        message = (
+            f"{name!r} would search by the strategy {settings.strategy!r}, which ignores {key}"
+        )
         hint = "; give cord.strategy as well, as 'beam'"
         raise RequestError(f"{message}{hint}", param=f"cord.{key}", code="invalid_value")
 

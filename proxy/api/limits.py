@@ -23,10 +23,14 @@ class Cost:
     tokens: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.requests + other.requests, self.calls + other.calls, self.tokens + other.tokens)
+        return Cost(
+            self.requests + other.requests, self.calls + other.calls, self.tokens + other.tokens
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.requests - other.requests, self.calls - other.calls, self.tokens - other.tokens)
+        return Cost(
+            self.requests - other.requests, self.calls - other.calls, self.tokens - other.tokens
+        )
 
 
 NOTHING = Cost(0, 0, 0)

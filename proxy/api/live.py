@@ -107,7 +107,9 @@ class LiveSearches:
     def find(self, id: str) -> LiveSearch | None:
         """By the id of its reply or trace, else the newest by its request id."""
         self._forget()
-        return self._searches.get(id) or next((found for found in self.all() if found.request_id == id), None)
+        return self._searches.get(id) or next(
+            (found for found in self.all() if found.request_id == id), None
+        )
 
     async def find_within(self, id: str, wait_s: float) -> LiveSearch:
         """Find a search, granting it some time to begin.
@@ -119,7 +121,9 @@ class LiveSearches:
             while (found := self.find(id)) is None:
                 await self._begun.wait()
         if found is None:
-            raise NotFound(f"no search {id[:256]!r} is running or has just ended; an older one may have left a trace")
+            raise NotFound(
+                f"no search {id[:256]!r} is running or has just ended; an older one may have left a trace"
+            )
         return found
 
     def _forget(self) -> None:
@@ -172,7 +176,9 @@ class Events:
         while True:
             batch = search.events[index : index + _FRAME_EVENTS]
             if batch:
-                yield b"".join(_frame(search, index + i, stamped) for i, stamped in enumerate(batch))
+                yield b"".join(
+                    _frame(search, index + i, stamped) for i, stamped in enumerate(batch)
+                )
                 index += len(batch)
             elif search.ended is not None:
                 return
@@ -209,7 +215,11 @@ def _entry(search: LiveSearch, now: float) -> dict[str, Any]:
 def _frame(search: LiveSearch, index: int, stamped: Stamped) -> bytes:
     told = event_json(stamped)
     if told["type"] == "started":
-        told |= {"model": search.job.ensemble.name, "request_id": search.request_id, "time": search.job.received}
+        told |= {
+            "model": search.job.ensemble.name,
+            "request_id": search.request_id,
+            "time": search.job.received,
+        }
     return sse.encode(to_json(told), id=str(index))
 
 
@@ -225,5 +235,7 @@ def _number(text: str, name: str, limit: float) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number <= limit:
-        raise RequestError(f"{name} is a number from 0 to {limit:g}", param=name, code="invalid_value")
+        raise RequestError(
+            f"{name} is a number from 0 to {limit:g}", param=name, code="invalid_value"
+        )
     return number

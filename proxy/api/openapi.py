@@ -59,19 +59,28 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
         CompletionRequest: COMPLETIONS,
         ResponsesRequest: RESPONSES,
     }
-    named_kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
+    named_kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [
+        (kind, "validation") for kind in kinds
+    ]
     _, schemas = models_json_schema(named_kinds, ref_template=_REF)
     components: dict[str, Any] = {**schemas["$defs"], "Error": _ERROR}
     unbounded = {"description": "as OpenAI has it; honoured by one teacher alone (docs/api.md)"}
     model = {"type": "string", "enum": list(models)}
     for kind, table in kinds.items():
-        components[kind.__name__]["properties"] |= {**{name: unbounded for name in table}, "model": model}
+        components[kind.__name__]["properties"] |= {
+            **{name: unbounded for name in table},
+            "model": model,
+        }
     chat, completion, response = ({"$ref": _REF.format(model=kind.__name__)} for kind in kinds)
     feedback = FeedbackRequest.model_json_schema()
     named = {"type": "object", "required": ["model"], "properties": {"model": model}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "CoRD proxy", "version": version("cord-proxy"), "license": {"name": "Apache-2.0"}},
+        "info": {
+            "title": "CoRD proxy",
+            "version": version("cord-proxy"),
+            "license": {"name": "Apache-2.0"},
+        },
         "components": {
             "schemas": components,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -81,18 +90,29 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
             "/v1/chat/completions": _post("Reason together, or ask one teacher", chat),
             "/v1/completions": _post("The same for one prompt", completion),
             "/v1/responses": _post("The same in OpenAI's newer form", response),
-            **{f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named) for path in RELAYED},
+            **{
+                f"/v1/{path}": _post(f"{path.capitalize()} of one model, straight through", named)
+                for path in RELAYED
+            },
             "/v1/models": _get("Ensembles and single models"),
             "/v1/models/{id}": {**_get("One of them", ("401", "403", "404")), "parameters": [_ID]},
             "/v1/feedback": _post("A late reference, a rating or a comment for a reply", feedback),
             "/v1/cord/traces": {
                 **_get("A page of the stored traces, newest first", ("400", "401", "403", "404")),
-                "parameters": [{"name": spec.name, "in": "query", "schema": {}} for spec in fields(TraceQuery)],
+                "parameters": [
+                    {"name": spec.name, "in": "query", "schema": {}} for spec in fields(TraceQuery)
+                ],
             },
-            "/v1/cord/traces/{id}": {**_get("A trace as it is stored", ("401", "403", "404")), "parameters": [_ID]},
+            "/v1/cord/traces/{id}": {
+                **_get("A trace as it is stored", ("401", "403", "404")),
+                "parameters": [_ID],
+            },
             "/v1/cord/searches": _get("Searches that can be watched"),
             "/v1/cord/searches/{id}/events": {
-                **_get("A search's events as they happen (server-sent; docs/live.md)", ("400", "401", "403", "404")),
+                **_get(
+                    "A search's events as they happen (server-sent; docs/live.md)",
+                    ("400", "401", "403", "404"),
+                ),
                 "parameters": [_ID],
             },
             "/health": _get("Whether the proxy runs", ("503",)),
@@ -107,7 +127,9 @@ _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"
 
 def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {"post": {"summary": summary, "requestBody": body, "responses": _responses(tuple(_FAILURES))}}
+    return {
+        "post": {"summary": summary, "requestBody": body, "responses": _responses(tuple(_FAILURES))}
+    }
 
 
 def _get(summary: str, failures: tuple[str, ...] = ("401", "403")) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class SearchOptions(BaseModel):
         return {
             name: value
             for name in SETTINGS
-            if name in self.model_fields_set and ((value := getattr(self, name)) is not None or SETTINGS[name].nullable)
+            if name in self.model_fields_set
+            and ((value := getattr(self, name)) is not None or SETTINGS[name].nullable)
         }
 
     def apply(self, settings: Settings) -> Settings:
@@ -89,7 +90,9 @@ def with_all_settings(kind: type[Options]) -> type[Options]:
 
 def _with(kind: type[Options], settings: Mapping[str, Registered]) -> type[Options]:
     fields: dict[str, Any] = {name: (field_type(one), None) for name, one in settings.items()}
-    made = create_model(kind.__name__, __base__=kind, __module__=kind.__module__, __doc__=kind.__doc__, **fields)
+    made = create_model(
+        kind.__name__, __base__=kind, __module__=kind.__module__, __doc__=kind.__doc__, **fields
+    )
     return made
 
 
@@ -119,11 +122,18 @@ def check_score(score: str, known: frozenset[str]) -> None:
     """Raises ValueError where a score is neither "auto" nor known, nor a blend of known ones."""
     unknown = set(blend(score)) - known if score != "auto" else set()
     if unknown:
-        raise ValueError(f"unknown score {min(unknown)!r}; known are auto, {', '.join(sorted(known))}")
+        raise ValueError(
+            f"unknown score {min(unknown)!r}; known are auto, {', '.join(sorted(known))}"
+        )
 
 
 def resolve_score(
-    asked: str | None, configured: str, *, referenced: bool, known: frozenset[str], reference_free: str
+    asked: str | None,
+    configured: str,
+    *,
+    referenced: bool,
+    known: frozenset[str],
+    reference_free: str,
 ) -> str:
     """The score to search with: what was asked for, else what the ensemble is configured with.
 

@@ -48,13 +48,17 @@ class Wanted:
     relay: bool = False
 
     @classmethod
-    def of(cls, path: str, fields: Mapping[str, Any], wishes: Sequence[Wish], relay: bool) -> Wanted:
+    def of(
+        cls, path: str, fields: Mapping[str, Any], wishes: Sequence[Wish], relay: bool
+    ) -> Wanted:
         """Read from a body whose `model` is text; `relay` is the operator's word, if the request has none."""
         cord = fields.get("cord")
         cord = cord if isinstance(cord, dict) else {} if cord is None else {"": cord}
         own = cord.get("relay")
         searches = bool(cord.keys() - {"relay"})
-        return cls(path, str(fields["model"]), wishes, searches, relay if own is None else own is True)
+        return cls(
+            path, str(fields["model"]), wishes, searches, relay if own is None else own is True
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,11 @@ def plan(wanted: Wanted, models: Models) -> Plan:
     able = [name for name in dict.fromkeys(names) if name in direct]
     if able and wanted.relay and not wanted.searches:
         return Relay(str(able[0]), re.split(r"[.\[]", wish.field)[0])
-    return Refuse(RequestError(_refusal(wish, wanted, ensemble, able), param=wish.field, code="unsupported_parameter"))
+    return Refuse(
+        RequestError(
+            _refusal(wish, wanted, ensemble, able), param=wish.field, code="unsupported_parameter"
+        )
+    )
 
 
 def _unknown(wanted: Wanted, direct: Sequence[str]) -> str:

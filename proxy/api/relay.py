@@ -37,7 +37,9 @@ _KEPT_BACK = frozenset(
 _FORWARDING = ("x-forwarded-", "x-envoy-", "x-original-")
 """What proxies before us tell of the client."""
 
-_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "server", "date"})
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "server", "date"}
+)
 
 RELAYED = ("embeddings",)
 """Paths that are answered by single models only."""
@@ -79,7 +81,9 @@ class Forwarder:
     admission: Admission
     told: Told
 
-    async def pass_on(self, to: Relay, path: str, received: Received, request: Request, id: str, send: Send) -> None:
+    async def pass_on(
+        self, to: Relay, path: str, received: Received, request: Request, id: str, send: Send
+    ) -> None:
         """Pass a request on and its reply back, until either side closes.
 
         Raises:
@@ -90,7 +94,9 @@ class Forwarder:
         kept = {name: value for name, value in request.headers.items() if _goes_on(name)}
         # What the client does not say, httpx would: a reply must not be compressed for one who did not ask for it.
         headers = {"accept-encoding": "identity", **kept, "x-request-id": id}
-        sent = upstream.client.build_request("POST", path, content=received.for_server(upstream.model), headers=headers)
+        sent = upstream.client.build_request(
+            "POST", path, content=received.for_server(upstream.model), headers=headers
+        )
         own = {"x-request-id": id, "x-cord-relayed": upstream.name}
         if to.why is not None:
             own["x-cord-relayed-for"] = to.why
@@ -107,7 +113,11 @@ class Forwarder:
             try:
                 outcome = f"{reply.status_code // 100}xx"
                 await send(
-                    {"type": "http.response.start", "status": reply.status_code, "headers": _headers(reply, own)}
+                    {
+                        "type": "http.response.start",
+                        "status": reply.status_code,
+                        "headers": _headers(reply, own),
+                    }
                 )
                 await _pass_back(reply, send, id)
             finally:
@@ -141,5 +151,11 @@ async def _pass_back(reply: httpx.Response, send: Send, id: str) -> None:
 
 
 def _headers(reply: httpx.Response, own: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in reply.headers.raw if name.decode().lower() not in {*_HOP_BY_HOP, *own}]
-    return kept + [(name.encode(), value.encode("latin-1", "replace")) for name, value in own.items()]
+    kept = [
+        (name, value)
+        for name, value in reply.headers.raw
+        if name.decode().lower() not in {*_HOP_BY_HOP, *own}
+    ]
+    return kept + [
+        (name.encode(), value.encode("latin-1", "replace")) for name, value in own.items()
+    ]

@@ -60,7 +60,9 @@ class Item(Wire):
     tool_call_id: str | None = None
 
     def message(self) -> WireMessage:
-        return WireMessage.model_construct(**{name: getattr(self, name) for name in Item.model_fields})
+        return WireMessage.model_construct(
+            **{name: getattr(self, name) for name in Item.model_fields}
+        )
 
 
 def _items(value: Any) -> Any:
@@ -89,7 +91,9 @@ def _items(value: Any) -> Any:
                 output, id = _text(item.get("output")), item.get("call_id")
                 messages.append({"role": "tool", "content": output, "tool_call_id": id})
             case _:
-                raise ValueError(f"items of type {str(kind)[:64]!r} are not supported, only {', '.join(_ITEMS)}")
+                raise ValueError(
+                    f"items of type {str(kind)[:64]!r} are not supported, only {', '.join(_ITEMS)}"
+                )
         before = kind
     return messages
 
@@ -99,7 +103,11 @@ def _text(content: Any) -> Any:
         return content
     texts = []
     for part in content:
-        if not isinstance(part, dict) or part.get("type") not in _TEXTS or not isinstance(part.get("text"), str):
+        if (
+            not isinstance(part, dict)
+            or part.get("type") not in _TEXTS
+            or not isinstance(part.get("text"), str)
+        ):
             raise ValueError(f"content parts must hold text: {', '.join(_TEXTS)}")
         texts.append(part["text"])
     return "\n".join(texts)
@@ -116,7 +124,9 @@ class FunctionTool(Wire):
 
     def chat(self) -> Tool:
         """As chat completions put it."""
-        told = {name: getattr(self, name) for name in ("name", "description", "parameters", "strict")}
+        told = {
+            name: getattr(self, name) for name in ("name", "description", "parameters", "strict")
+        }
         return Tool(type="function", function=Function.model_validate(told))
 
 
@@ -140,7 +150,8 @@ class TextFormat(Wire):
         if self.type != "json_schema":
             return ResponseFormat(type=self.type)
         return ResponseFormat(
-            type=self.type, json_schema=JsonSchema.model_validate(self.model_dump(by_alias=True, exclude={"type"}))
+            type=self.type,
+            json_schema=JsonSchema.model_validate(self.model_dump(by_alias=True, exclude={"type"})),
         )
 
 
@@ -198,7 +209,9 @@ class ResponsesRequest(Wire):
         same = self.model_fields_set & ChatRequest.model_fields.keys() - {"stream_options", "tools"}
         fields = {name: getattr(self, name) for name in same}
         told = [Item(role="system", content=self.instructions)] if self.instructions else []
-        messages = [item.message() for item in (*told, *self.input) if item.content or item.role in _TURNS]
+        messages = [
+            item.message() for item in (*told, *self.input) if item.content or item.role in _TURNS
+        ]
         return ChatRequest.model_construct(
             **fields,
             messages=messages,
@@ -243,7 +256,11 @@ class _Reply:
             "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
             "store": False,
             "temperature": job.settings.sampling.temperature,
-            "text": {"format": format.model_dump(by_alias=True, exclude_none=True) if format else {"type": "text"}},
+            "text": {
+                "format": format.model_dump(by_alias=True, exclude_none=True)
+                if format
+                else {"type": "text"}
+            },
             "tool_choice": asked.tool_choice or "auto",
             "tools": [tool.model_dump() for tool in asked.tools or ()],
             "top_p": job.settings.sampling.top_p,
@@ -339,7 +356,9 @@ class ResponseStream:
                 self._think(candidate.text)
             case AnswerDelta(text):
                 # What may become a call is held back until it is known whether it is one.
-                self._answer(self.held.feed(text) if self.reply.exchange.job.problem.tools else text)
+                self._answer(
+                    self.held.feed(text) if self.reply.exchange.job.problem.tools else text
+                )
 
     def finish(self, result: Result, summary: Summary) -> None:
         """Close the message, tell the calls, and close the response."""
@@ -349,8 +368,19 @@ class ResponseStream:
         if self.said is not None or content.strip() or not called:
             self._answer(content[len(self.said or "") :], open=True)
             item = self.reply.message(content, whole=response["status"] == "completed")
-            self._say("response.output_text.done", **self._at("msg"), content_index=0, text=content, logprobs=[])
-            self._say("response.content_part.done", **self._at("msg"), content_index=0, part=_part(content))
+            self._say(
+                "response.output_text.done",
+                **self._at("msg"),
+                content_index=0,
+                text=content,
+                logprobs=[],
+            )
+            self._say(
+                "response.content_part.done",
+                **self._at("msg"),
+                content_index=0,
+                part=_part(content),
+            )
             self._say("response.output_item.done", output_index=self.index, item=item)
             self.index += 1
         for call in called:
@@ -392,7 +422,9 @@ class ResponseStream:
         part = {"type": "reasoning_text", "text": text}
         self._say("response.reasoning_text.done", **self._at("rs"), content_index=0, text=text)
         self._say("response.content_part.done", **self._at("rs"), content_index=0, part=part)
-        self._say("response.output_item.done", output_index=0, item=self.reply.thought(self.thought))
+        self._say(
+            "response.output_item.done", output_index=0, item=self.reply.thought(self.thought)
+        )
         self.index = 1
 
     def _answer(self, text: str, *, open: bool = False) -> None:
@@ -402,11 +434,21 @@ class ResponseStream:
         self._end_thought()
         if self.said is None:
             self.said = ""
-            self._say("response.output_item.added", output_index=self.index, item=self.reply.message(None))
-            self._say("response.content_part.added", **self._at("msg"), content_index=0, part=_part(""))
+            self._say(
+                "response.output_item.added", output_index=self.index, item=self.reply.message(None)
+            )
+            self._say(
+                "response.content_part.added", **self._at("msg"), content_index=0, part=_part("")
+            )
         if text:
             self.said += text
-            self._say("response.output_text.delta", **self._at("msg"), content_index=0, delta=text, logprobs=[])
+            self._say(
+                "response.output_text.delta",
+                **self._at("msg"),
+                content_index=0,
+                delta=text,
+                logprobs=[],
+            )
 
     def _call(self, call: dict[str, Any]) -> None:
         whole = self.reply.call(call)
@@ -414,7 +456,9 @@ class ResponseStream:
         begun = {**whole, "status": "in_progress", "arguments": ""}
         self._say("response.output_item.added", output_index=self.index, item=begun)
         self._say("response.function_call_arguments.delta", **at, delta=arguments)
-        self._say("response.function_call_arguments.done", **at, name=whole["name"], arguments=arguments)
+        self._say(
+            "response.function_call_arguments.done", **at, name=whole["name"], arguments=arguments
+        )
         self._say("response.output_item.done", output_index=self.index, item=whole)
         self.index += 1
 
@@ -454,16 +498,28 @@ class ResponsesEndpoint:
         """Stored conversations, tools, a format, and input that is not text."""
         found = wishes(fields, RESPONSES)
         tools = fields.get("tools")
-        kinds = [tool.get("type") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+        kinds = (
+            [tool.get("type") for tool in tools if isinstance(tool, dict)]
+            if isinstance(tools, list)
+            else []
+        )
         hosted = next((kind for kind in kinds if kind != "function"), None)
         if hosted is not None:
-            message = f"tools of type {str(hosted)[:64]!r} cannot be called by a panel, only functions"
+            message = (
+                f"tools of type {str(hosted)[:64]!r} cannot be called by a panel, only functions"
+            )
             found.append(Wish("tools", "single", message))
         found += tool_wishes(fields)
         text = fields.get("text")
         format = text.get("format") if isinstance(text, dict) else None
         if format is not None and not (isinstance(format, dict) and format.get("type") == "text"):
-            found.append(Wish("text.format", "format", "text.format: no teacher here can hold an answer to a format"))
+            found.append(
+                Wish(
+                    "text.format",
+                    "format",
+                    "text.format: no teacher here can hold an answer to a format",
+                )
+            )
         try:
             _items(fields.get("input"))
         except ValueError as exc:

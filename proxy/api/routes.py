@@ -64,7 +64,9 @@ class Guarded:
             try:
                 with anyio.fail_after(self.write_timeout_s):
                     await send(message)
-            except OSError as exc:  # how servers tell that the connection is gone; a time-out is one, too
+            except (
+                OSError
+            ) as exc:  # how servers tell that the connection is gone; a time-out is one, too
                 raise ClientGone from exc
 
         with suppress(ClientGone, ClientDisconnect):
@@ -105,7 +107,9 @@ def routes(
 
     live = live or LiveSearches()
     stored = Traces(traces)
-    known = {name: _model(ensemble, options.created) for name, ensemble in service.ensembles.items()}
+    known = {
+        name: _model(ensemble, options.created) for name, ensemble in service.ensembles.items()
+    }
     for upstream in upstreams:
         known.setdefault(upstream.name, _entry(upstream.name, options.created))
 
@@ -128,7 +132,10 @@ def routes(
     async def readiness(request: Request) -> Response:
         components = ready()
         ok = is_ready(components)
-        body = {"status": "ready" if ok else "not_ready", "components": {k: _state(v) for k, v in components.items()}}
+        body = {
+            "status": "ready" if ok else "not_ready",
+            "components": {k: _state(v) for k, v in components.items()},
+        }
         return JsonReply(body, status_code=200 if ok else 503)
 
     description = describe_api(list(known))
@@ -147,7 +154,9 @@ def routes(
 
     admission = admission or make_admission(options)
     forwarder = Forwarder({upstream.name: upstream for upstream in upstreams}, admission, told)
-    models_there_are = Models(service.ensembles, {upstream.name: upstream.paths for upstream in upstreams})
+    models_there_are = Models(
+        service.ensembles, {upstream.name: upstream.paths for upstream in upstreams}
+    )
     paths: list[Path] = [ChatEndpoint(), CompletionsEndpoint(), ResponsesEndpoint()]
 
     def relayed(path: str) -> Endpoint:
@@ -170,7 +179,9 @@ def routes(
     keyring = Keyring(options.keys)
     take_feedback = FeedbackEndpoint(traces, feedback, options.max_body_bytes)
 
-    def guarded(path: str, endpoint: Endpoint, method: str, name: str, scope: Scope = "chat") -> Route:
+    def guarded(
+        path: str, endpoint: Endpoint, method: str, name: str, scope: Scope = "chat"
+    ) -> Route:
         guard = Guarded(endpoint, keyring, scope, options.write_timeout_s)
         return Route(path, guard, methods=[method], name=name)
 
@@ -193,12 +204,20 @@ def routes(
         guarded("/v1/cord/traces/{id:path}", stored.one, "GET", "trace", "traces"),
         guarded("/v1/feedback", take_feedback, "POST", "feedback", "feedback"),
         guarded("/v1/cord/searches", Searches(live), "GET", "searches", "traces"),
-        guarded("/v1/cord/searches/{id:path}/events", Events(live, options.keepalive_s), "GET", "events", "traces"),
+        guarded(
+            "/v1/cord/searches/{id:path}/events",
+            Events(live, options.keepalive_s),
+            "GET",
+            "events",
+            "traces",
+        ),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/ready", readiness, methods=["GET"]),
-        open_metrics if options.open_metrics else guarded("/metrics", metrics_page, "GET", "metrics", "metrics"),
+        open_metrics
+        if options.open_metrics
+        else guarded("/metrics", metrics_page, "GET", "metrics", "metrics"),
     ]
 
 
@@ -222,18 +241,26 @@ def create(
     """The API as an app of its own; the parameters are those of `routes`."""
     handlers = {HTTPException: on_error, Exception: on_error}
     return Starlette(
-        routes=routes(service, options, ready, metrics, upstreams, told, live, traces, feedback=feedback),
+        routes=routes(
+            service, options, ready, metrics, upstreams, told, live, traces, feedback=feedback
+        ),
         exception_handlers=handlers,
     )
 
 
 def _error(reply: ErrorReply, id: str) -> Response:
-    return JsonReply(reply.body, status_code=reply.status, headers={**reply.headers, "x-request-id": id})
+    return JsonReply(
+        reply.body, status_code=reply.status, headers={**reply.headers, "x-request-id": id}
+    )
 
 
 def _model(ensemble: Ensemble, created: int) -> dict[str, Any]:
     teachers = [teacher.name for teacher in ensemble.panel]
-    cord = {"teachers": teachers, "strategy": ensemble.settings.strategy, "score": ensemble.settings.score}
+    cord = {
+        "teachers": teachers,
+        "strategy": ensemble.settings.strategy,
+        "score": ensemble.settings.score,
+    }
     return {**_entry(ensemble.name, created), "cord": {**cord, "settings": _configured(ensemble)}}
 
 

@@ -42,7 +42,9 @@ def _content(value: Any) -> Any:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise ValueError("a content part must be an object with a 'type'")
         if part["type"] != "text":
-            raise ValueError(f"content parts of type {part['type'][:64]!r} are not supported, only 'text'")
+            raise ValueError(
+                f"content parts of type {part['type'][:64]!r} are not supported, only 'text'"
+            )
         if not isinstance(part.get("text"), str) or part.keys() - {"type", "text"}:
             raise ValueError("a text part holds 'type' and 'text', a string, and nothing else")
         texts.append(part["text"])
@@ -129,7 +131,10 @@ class WireMessage(Wire):
         content = self.content or ""
         match self.role:
             case "assistant":
-                calls = [ToolCall(call.function.name, call.function.arguments).text for call in self.tool_calls or ()]
+                calls = [
+                    ToolCall(call.function.name, call.function.arguments).text
+                    for call in self.tool_calls or ()
+                ]
                 said = _CLOSED_THINKING.sub("", content)
                 return Message("assistant", "\n".join(filter(None, [said, *calls])), self.name)
             case "tool":
@@ -188,7 +193,9 @@ class CordOptions(SearchOptions):
     `relay` has been heeded before (`proxy.api.plan`).
     """
 
-    reference: Annotated[list[Text], BeforeValidator(_list), Field(min_length=1, max_length=64)] | None = None
+    reference: (
+        Annotated[list[Text], BeforeValidator(_list), Field(min_length=1, max_length=64)] | None
+    ) = None
     inline_reasoning: bool | None = None
     relay: bool | None = None
 
@@ -256,7 +263,9 @@ def _first_fault(exc: ValidationError) -> RequestError:
             message = f"unknown field {param!r}" if told is None else f"{param}: {told}"
             return RequestError(message, param=param, code="unknown_parameter")
         case "missing":
-            return RequestError(f"{param!r} is missing", param=param, code="missing_required_parameter")
+            return RequestError(
+                f"{param!r} is missing", param=param, code="missing_required_parameter"
+            )
         case "model_type":
             return RequestError(f"{param}: must be an object", param=param, code="invalid_value")
     message = fault["msg"].removeprefix("Value error, ")

@@ -118,7 +118,9 @@ class Wire:
     async def write(self, body: bytes, *, more: bool = True) -> None:
         if not self.started:
             self.started = True
-            await self.send({"type": "http.response.start", "status": 200, "headers": self._raw_headers})
+            await self.send(
+                {"type": "http.response.start", "status": 200, "headers": self._raw_headers}
+            )
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
         self.taken += len(body)
         self.ended = not more
@@ -132,4 +134,7 @@ class Wire:
             "x-accel-buffering": "no",
         }
         headers = {**fixed, **self.headers}
-        return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        return [
+            (name.encode("latin-1"), value.encode("latin-1", "replace"))
+            for name, value in headers.items()
+        ]

@@ -95,7 +95,9 @@ def read_query(params: QueryParams) -> TraceQuery:
     given = {name: value for name, value in params.items() if value}
     limit = given.get("limit", "50")
     if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MAX_LIMIT:
-        raise RequestError(f"limit is a whole number from 1 to {MAX_LIMIT}", param="limit", code="invalid_value")
+        raise RequestError(
+            f"limit is a whole number from 1 to {MAX_LIMIT}", param="limit", code="invalid_value"
+        )
     return TraceQuery(
         since=_moment("since", given.get("since")),
         until=_moment("until", given.get("until")),

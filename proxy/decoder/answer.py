@@ -14,7 +14,15 @@ from proxy.decoder.ports import Emit, Teacher
 from proxy.decoder.settings import Settings
 from proxy.decoder.stated import stated_answer
 from proxy.decoder.steps import Segmentation
-from proxy.decoder.types import Continuation, FinishReason, Problem, Result, StopCause, TeacherRequest, Trajectory
+from proxy.decoder.types import (
+    Continuation,
+    FinishReason,
+    Problem,
+    Result,
+    StopCause,
+    TeacherRequest,
+    Trajectory,
+)
 from proxy.errors import SearchError, TeacherError
 
 
@@ -49,7 +57,9 @@ class Answering:
         if (stated := self._stated(winner)) is not None:
             reply = _Reply(self.emit)
             reply.on_text(stated)
-            return replace(self._result(winner, stopped, reply, closer, None, "stop"), answer_tokens=0)
+            return replace(
+                self._result(winner, stopped, reply, closer, None, "stop"), answer_tokens=0
+            )
         reasons: list[str] = []
         for teacher in self._answerers(closer):
             self.emit(AnswerRequested(teacher.name))

@@ -35,15 +35,20 @@ class Bandit:
     """
 
     thrift: float = 0.5
-    records: dict[tuple[int, str], TeacherStats] = field(default_factory=lambda: defaultdict(TeacherStats))
+    records: dict[tuple[int, str], TeacherStats] = field(
+        default_factory=lambda: defaultdict(TeacherStats)
+    )
 
-    def choose(self, teachers: Sequence[str], depth: int, seed: int, exploration: float) -> frozenset[str]:
+    def choose(
+        self, teachers: Sequence[str], depth: int, seed: int, exploration: float
+    ) -> frozenset[str]:
         """Whom to ask for step `depth` (from 1): the promising, and each other with probability `exploration`."""
         rng = random.Random(seed)
         known = [self.records[depth.bit_length(), name] for name in teachers]
         cheapest = min(record.cost for record in known)
         worth = [
-            rng.betavariate(1 + record.won, 1 + record.lost) * (cheapest / record.cost) ** self.thrift
+            rng.betavariate(1 + record.won, 1 + record.lost)
+            * (cheapest / record.cost) ** self.thrift
             for record in known
         ]
         best = max(worth)

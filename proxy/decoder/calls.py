@@ -186,7 +186,9 @@ class Calls:
         if not (self.rules.settings.prefill_partial_steps and self.rules.scored):
             return None
         score, prefix = next(iter(self.rules.weights)), want.prefix.text
-        prefill = Prefill(self.problem, self.judge.scorer, self.segmentation, prefix, want.depth, score)
+        prefill = Prefill(
+            self.problem, self.judge.scorer, self.segmentation, prefix, want.depth, score
+        )
         self.group.start_soon(prefill.run)
         return prefill
 

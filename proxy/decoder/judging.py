@@ -40,7 +40,9 @@ class Judge:
         step = candidate.text
         self.emit(ScoreRequested(candidate.id))
         if self.weighs:
-            proposal.elicited, proposal.elicited_tokens = await self.scorer.elicit(self.problem, prefix, step)
+            proposal.elicited, proposal.elicited_tokens = await self.scorer.elicit(
+                self.problem, prefix, step
+            )
         for name in self.weights:
             if name != CONSENSUS:
                 proposal.scores[name] = await self.scorer.score(
@@ -59,7 +61,9 @@ class Judge:
         assert candidate is not None
         elicited = {one.id: one.elicited or () for one in pool}
         answers = selection.answers_of_others(elicited, candidate.id)
-        score = await self.scorer.score(self.problem, prefix, candidate.text, CONSENSUS, candidate.teacher, answers)
+        score = await self.scorer.score(
+            self.problem, prefix, candidate.text, CONSENSUS, candidate.teacher, answers
+        )
         tokens = score.tokens_forwarded + proposal.elicited_tokens
         proposal.scores[CONSENSUS] = replace(score, tokens_forwarded=tokens)
         self._join(proposal)

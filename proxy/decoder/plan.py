@@ -43,7 +43,9 @@ class Rules:
         """Keep the best of the pool."""
         settings = self.settings
         width = self.strategy.width or settings.beam_width
-        spread = Spread(settings.diversity, settings.max_children_per_parent, settings.similarity_threshold)
+        spread = Spread(
+            settings.diversity, settings.max_children_per_parent, settings.similarity_threshold
+        )
         best = selection.choose(pool, self._rank(pool), width, spread)
         kept = selection.enforce_lag(best.beam, settings.commit_lag)
         return Decision(kept.beam, best.dropped, best.repeated, kept.dropped)
@@ -140,7 +142,9 @@ class Layer:
     def failures(self) -> list[str]:
         """Why calls came to nothing."""
         proposals = [want.proposal for want in self.wants]
-        return [str(one.failure) for one in proposals if one is not None and one.failure is not None]
+        return [
+            str(one.failure) for one in proposals if one is not None and one.failure is not None
+        ]
 
     @property
     def landed(self) -> bool:
@@ -169,7 +173,9 @@ def grow(beam: Sequence[Trajectory], root: Node, rules: Rules, slots: Slots) -> 
     growing = [trajectory for trajectory in beam if rules.limits.is_open(trajectory)]
     depth = len(growing[0].candidates) + 1
     families = [_family(prefix, root.at(prefix), slots(depth), rules) for prefix in growing]
-    complete = tuple(replace(family.prefix, complete=True) for family in families if family.is_complete)
+    complete = tuple(
+        replace(family.prefix, complete=True) for family in families if family.is_complete
+    )
     adding = [family for family in families if not family.is_complete]
     extended = tuple(trajectory for family in adding for trajectory in family.extended)
     finished = [trajectory for trajectory in beam if not rules.limits.is_open(trajectory)]
@@ -182,7 +188,9 @@ def grow(beam: Sequence[Trajectory], root: Node, rules: Rules, slots: Slots) -> 
         unsettled=tuple(one for family in families for one in family.unsettled),
         empty=tuple(one for family in families for one in family.empty),
         duplicates=tuple(pair for family in families for pair in family.duplicates),
-        surplus=tuple(one for family in families if family.is_complete for one in family.distinct.values()),
+        surplus=tuple(
+            one for family in families if family.is_complete for one in family.distinct.values()
+        ),
         complete=complete,
         extended=extended,
         decision=rules.decide(pool) if pool else None,

@@ -49,7 +49,9 @@ def by_score(length_penalty: float) -> Rank:
     return lambda trajectory: trajectory.value(length_penalty)
 
 
-def by_blend(pool: Sequence[Trajectory], weights: Mapping[str, float], length_penalty: float) -> Rank:
+def by_blend(
+    pool: Sequence[Trajectory], weights: Mapping[str, float], length_penalty: float
+) -> Rank:
     """Rank by Σ w z, each score as its z-value within the pool, so that scores on different scales can be summed."""
     values = [[tally.value(length_penalty) for tally in trajectory.tallies] for trajectory in pool]
     worth = [0.0] * len(pool)
@@ -81,7 +83,9 @@ def by_length(trajectory: Trajectory) -> float:
 
 def by_chance(seed: int) -> Rank:
     """Rank by a seeded draw (the paper's random-step baseline)."""
-    return lambda trajectory: float(derive(seed, "chance", *(candidate.slot for candidate in trajectory.candidates)))
+    return lambda trajectory: float(
+        derive(seed, "chance", *(candidate.slot for candidate in trajectory.candidates))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,10 @@ class Spread:
         if self.similarity_threshold is None:
             return False
         text = trajectory.candidates[-1].text
-        return any(similarity(text, other.candidates[-1].text) >= self.similarity_threshold for other in better)
+        return any(
+            similarity(text, other.candidates[-1].text) >= self.similarity_threshold
+            for other in better
+        )
 
 
 def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -> Selection:
@@ -134,13 +141,22 @@ def choose(pool: Sequence[Trajectory], rank: Rank, width: int, spread: Spread) -
         if spread.repeats(trajectory, better):
             repeated.append(trajectory)
             continue
-        if spread.max_children_per_parent is not None and len(better) >= spread.max_children_per_parent:
+        if (
+            spread.max_children_per_parent is not None
+            and len(better) >= spread.max_children_per_parent
+        ):
             surplus.append(trajectory)
             continue
-        penalised.append((-worth[trajectory.path] + spread.diversity * len(better), trajectory.order, trajectory))
+        penalised.append(
+            (-worth[trajectory.path] + spread.diversity * len(better), trajectory.order, trajectory)
+        )
         better.append(trajectory)
-    ranked = [trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])] + surplus
-    return Selection(tuple(sorted(ranked[:width], key=order)), tuple(ranked[width:]), tuple(repeated))
+    ranked = [
+        trajectory for *_, trajectory in sorted(penalised, key=lambda entry: entry[:2])
+    ] + surplus
+    return Selection(
+        tuple(sorted(ranked[:width], key=order)), tuple(ranked[width:]), tuple(repeated)
+    )
 
 
 def shared(beam: Sequence[Trajectory]) -> tuple[Candidate, ...]:

@@ -66,10 +66,15 @@ class Budget:
     """
 
     steps: Annotated[
-        int, Setting("the reasoning ends after so many steps", "linear", name="max_steps", ge=1, le=1024)
+        int,
+        Setting(
+            "the reasoning ends after so many steps", "linear", name="max_steps", ge=1, le=1024
+        ),
     ] = 32
     step_tokens: Annotated[int, Setting("tokens of one step", "linear", **_TOKENS)] = 512
-    reasoning_tokens: Annotated[int, Setting("tokens of the winning reasoning", "linear", **_TOKENS)] = 16384
+    reasoning_tokens: Annotated[
+        int, Setting("tokens of the winning reasoning", "linear", **_TOKENS)
+    ] = 16384
     answer_tokens: Annotated[int, Setting("tokens of the answer", "linear", **_TOKENS)] = 4096
     total_tokens: int | None = None
     deadline_s: Annotated[
@@ -138,7 +143,12 @@ class Settings:
         ),
     ] = None
     length_penalty: Annotated[
-        float, Setting("α in Σ nats / Σ length^α, for scores that add up over steps (arXiv 1609.08144)", ge=0, le=4)
+        float,
+        Setting(
+            "α in Σ nats / Σ length^α, for scores that add up over steps (arXiv 1609.08144)",
+            ge=0,
+            le=4,
+        ),
     ] = 1.0
     commit_lag: Annotated[
         int | None,
@@ -170,7 +180,9 @@ class Settings:
             le=1000,
         ),
     ] = 8.0
-    patience_s: Annotated[float, Setting("and at the latest so long after the quorum", ge=0, le=3600, unit="s")] = 20.0
+    patience_s: Annotated[
+        float, Setting("and at the latest so long after the quorum", ge=0, le=3600, unit="s")
+    ] = 20.0
     prefill_partial_steps: Annotated[
         bool,
         Setting(
@@ -197,14 +209,24 @@ class Settings:
     ] = None
     adaptive: Annotated[
         bool,
-        Setting("ask those teachers less often that do not win at this stage of the reasoning", "saves calls"),
+        Setting(
+            "ask those teachers less often that do not win at this stage of the reasoning",
+            "saves calls",
+        ),
     ] = False
     exploration: Annotated[
-        float, Setting("how often, at least, an adaptive search asks them all the same", "calls", ge=0, le=1)
+        float,
+        Setting(
+            "how often, at least, an adaptive search asks them all the same", "calls", ge=0, le=1
+        ),
     ] = 0.1
     answerer: Annotated[
         str | None,
-        Setting("the teacher that writes the answer", le=256, null="the teacher that closed the thinking"),
+        Setting(
+            "the teacher that writes the answer",
+            le=256,
+            null="the teacher that closed the thinking",
+        ),
     ] = None
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
@@ -245,7 +267,11 @@ def _registered(kind: type, section: str | None) -> dict[str, Registered]:
 
 
 SETTINGS: Mapping[str, Registered] = MappingProxyType(
-    {**_registered(Settings, None), **_registered(Budget, "budget"), **_registered(Sampling, "sampling")}
+    {
+        **_registered(Settings, None),
+        **_registered(Budget, "budget"),
+        **_registered(Sampling, "sampling"),
+    }
 )
 """Every setting by its name outside, in the order of the docs."""
 
@@ -256,4 +282,8 @@ FITTED = frozenset(name for name, one in SETTINGS.items() if one.about.by_source
 
 def fitting(source: Source) -> dict[str, Any]:
     """The settings that fit a score of this source, where nobody has set them."""
-    return {name: one.about.by_source[source] for name, one in SETTINGS.items() if source in one.about.by_source}
+    return {
+        name: one.about.by_source[source]
+        for name, one in SETTINGS.items()
+        if source in one.about.by_source
+    }

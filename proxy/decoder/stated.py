@@ -10,14 +10,17 @@ import re
 
 _NAME = r"(?:the |my )?(?:final )?answer"
 _HEADING = re.compile(
-    rf"^[ \t]*(?:#{{1,6}}[ \t]*{_NAME}\b|\*\*{_NAME} ?(?::\*\*|\*\*:?))[ \t]*[:.]?[ \t]*", re.IGNORECASE | re.MULTILINE
+    rf"^[ \t]*(?:#{{1,6}}[ \t]*{_NAME}\b|\*\*{_NAME} ?(?::\*\*|\*\*:?))[ \t]*[:.]?[ \t]*",
+    re.IGNORECASE | re.MULTILINE,
 )
 """`### Final Answer`, `**Answer:**`; what follows, on the line or below, is the answer."""
 _SENTENCE = re.compile(
-    r"\b(?:final|correct) answer\b[^\n]{0,40}?(?:\bis\b|=|:)[ \t*]*\S|\banswer is:?[ \t*]*\S", re.IGNORECASE
+    r"\b(?:final|correct) answer\b[^\n]{0,40}?(?:\bis\b|=|:)[ \t*]*\S|\banswer is:?[ \t*]*\S",
+    re.IGNORECASE,
 )
 _NONE_YET = re.compile(
-    r"\\boxed\{\s*(?:\.\.\.|…|\?+|answer)?\s*\}|\banswer is (?:not|unknown|unclear)\b", re.IGNORECASE
+    r"\\boxed\{\s*(?:\.\.\.|…|\?+|answer)?\s*\}|\banswer is (?:not|unknown|unclear)\b",
+    re.IGNORECASE,
 )
 _HEADER = re.compile(r"^#{1,6} \w+ \d+\.[ \t]*")
 _BOXED = "\\boxed{"

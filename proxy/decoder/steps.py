@@ -36,7 +36,9 @@ def tell_heading(messages: Sequence[Message], heading: str) -> tuple[Message, ..
     A model without thinking markup has to be told of the heading, or it ends its turn where it should close.
     """
     told = f"{_COMPLETE} write the line `{heading}` and under it the final answer; {_SHORT}"
-    return tuple(replace(message, content=message.content.replace(_END, told)) for message in messages)
+    return tuple(
+        replace(message, content=message.content.replace(_END, told)) for message in messages
+    )
 
 
 _PREFERRED: tuple[Cut, ...] = ("marker", "cue-word", "blank-line")
@@ -49,7 +51,19 @@ def shared_cut(kept: Iterable[Collection[Cut]]) -> Cut:
     return next((cut for cut in _PREFERRED if all(cut in cuts for cuts in known)), "marker")
 
 
-CUES = ("Wait", "But", "However", "Alternatively", "So", "Therefore", "Now", "Next", "Then", "First", "Let")
+CUES = (
+    "Wait",
+    "But",
+    "However",
+    "Alternatively",
+    "So",
+    "Therefore",
+    "Now",
+    "Next",
+    "Then",
+    "First",
+    "Let",
+)
 """What reasoning models often begin a new thought with, at the head of a paragraph."""
 
 
@@ -98,7 +112,9 @@ class Segmentation:
         named = [f"\n{heading} {word}" for heading in headings[: max(level, 1)]]
         below = [f"\n{heading} " for heading in headings[max(level, 1) :]]
         bare = [f"\n{word} {digit}" for digit in range(1, 10)] + [f"\n**{word} "]
-        return tuple(stop for stop in (*named, *below, *bare) if not stop.startswith(f"\n{self.marker}"))
+        return tuple(
+            stop for stop in (*named, *below, *bare) if not stop.startswith(f"\n{self.marker}")
+        )
 
     def header(self, depth: int) -> str:
         """The seed of step `depth` (from 1); empty where steps have none."""

@@ -96,17 +96,23 @@ def summarise(events: Iterable[Event]) -> Summary:
                 skipped += 1
             case Finished(found):
                 result = found
-    answer_tokens, answer_prompt = (result.answer_tokens, result.answer_prompt_tokens) if result else (0, 0)
+    answer_tokens, answer_prompt = (
+        (result.answer_tokens, result.answer_prompt_tokens) if result else (0, 0)
+    )
     cost = Cost(
         candidates=len(proposed),
         failures=failures,
         skipped=skipped,
-        generated_tokens=sum(one.completion_tokens for one in proposed) + answer_tokens + sum(cancelled),
+        generated_tokens=sum(one.completion_tokens for one in proposed)
+        + answer_tokens
+        + sum(cancelled),
         cancelled=len(cancelled),
         cancelled_tokens=sum(cancelled),
         prompt_tokens=sum(candidate.prompt_tokens for candidate in proposed) + answer_prompt,
         score_calls=score_calls,
-        scored_tokens=sum(part.tokens_forwarded for score in scores.values() for part in (score, *score.blended)),
+        scored_tokens=sum(
+            part.tokens_forwarded for score in scores.values() for part in (score, *score.blended)
+        ),
     )
     won = result.winner.candidates if result else ()
     # A blend knows what any of its parts knows.

@@ -45,7 +45,9 @@ def response(content: str) -> str:
     return f"<tool_response>\n{content}\n</tool_response>"
 
 
-def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def with_tools(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> tuple[Message, ...]:
     """The conversation with the tools in its system message, for whoever has no words of its own for them."""
     if not tools:
         return tuple(messages)
@@ -66,6 +68,10 @@ def find(answer: str) -> tuple[str, tuple[ToolCall, ...]]:
             continue
         if isinstance(body, dict) and isinstance(body.get("name"), str):
             arguments = body.get("arguments", {})
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            text = (
+                arguments
+                if isinstance(arguments, str)
+                else json.dumps(arguments, ensure_ascii=False)
+            )
             calls.append(ToolCall(body["name"], text))
     return (answer.partition(OPENING)[0] if calls else answer), tuple(calls)

@@ -209,7 +209,9 @@ class Trajectory:
             return Trajectory(path, self.tallies)
         scores = (score, *score.blended)
         before = self.tallies or (Tally(),) * len(scores)
-        return Trajectory(path, tuple(tally.add(part) for tally, part in zip(before, scores, strict=True)))
+        return Trajectory(
+            path, tuple(tally.add(part) for tally, part in zip(before, scores, strict=True))
+        )
 
     def value(self, length_penalty: float) -> float:
         """By the first score; 0 for an unscored trajectory."""

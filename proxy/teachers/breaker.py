@@ -46,7 +46,9 @@ class Breaker:
     def refusal(self, now: float) -> Refusal | None:
         """Why the teacher is not to be called now; None if it may be."""
         if now < self.wait_until:
-            return Refusal("rate_limited", "left out: its server asks to wait", self.wait_until - now)
+            return Refusal(
+                "rate_limited", "left out: its server asks to wait", self.wait_until - now
+            )
         if self.is_open and (self.trying or now < self.open_until):
             reason = f"left out after {self.failures} failures in a row"
             return Refusal("unreachable", reason, max(self.open_until - now, 0.0))
@@ -58,7 +60,13 @@ class Breaker:
         self.trying = self.trying or trial
         return trial
 
-    def ended(self, now: float, trial: bool, failure: FailureKind | None, retry_after_s: float | None = None) -> None:
+    def ended(
+        self,
+        now: float,
+        trial: bool,
+        failure: FailureKind | None,
+        retry_after_s: float | None = None,
+    ) -> None:
         """Note how a call ended."""
         self.gave_up(trial)
         if retry_after_s is not None and failure in ("rate_limited", "overloaded"):

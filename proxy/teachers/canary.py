@@ -35,7 +35,9 @@ async def complaint(write: Write, segmentation: Segmentation) -> str | None:
     """
     messages = segmentation.instruct((Message("user", _QUESTION),))
     header = segmentation.header(1)
-    ask = TeacherRequest(messages, header, None, (), max_tokens=_TOKENS, temperature=0.0, top_p=1.0, seed=0)
+    ask = TeacherRequest(
+        messages, header, None, (), max_tokens=_TOKENS, temperature=0.0, top_p=1.0, seed=0
+    )
     first = await write(ask)
     if not first.text.strip() and first.ended == "eos":
         return (
@@ -50,7 +52,9 @@ async def complaint(write: Write, segmentation: Segmentation) -> str | None:
     written = first.text.rstrip()
     cuts = [at for at, letter in enumerate(written[: len(written) // 2]) if letter == " " and at]
     said = None
-    for at in dict.fromkeys(cuts[i * (len(cuts) - 1) // _CUTS] for i in range(_CUTS, -1, -1) if cuts):
+    for at in dict.fromkeys(
+        cuts[i * (len(cuts) - 1) // _CUTS] for i in range(_CUTS, -1, -1) if cuts
+    ):
         rest = (await write(replace(ask, reasoning=header + written[:at]))).text
         compared = min(_COMPARED, len(written) - at)
         wanted, found = written[at : at + compared], rest[:compared]

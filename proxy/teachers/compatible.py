@@ -53,11 +53,14 @@ class Provider:
 PROVIDERS = {
     # The template already holds the BOS token; a second one would be added without this.
     "local": Provider(reports_stop=True, extra={"add_special_tokens": False}),
-    "hosted_vllm": Provider(reports_stop=True, supports_response_format=True, extra={"add_special_tokens": False}),
+    "hosted_vllm": Provider(
+        reports_stop=True, supports_response_format=True, extra={"add_special_tokens": False}
+    ),
     # llama.cpp's Python server penalises repetition by default, even when greedy, and cuts the distribution. Its native
     # one tells its counts with every token if asked to; else they are lost where a stream is stopped.
     "llama_cpp": Provider(
-        may_add_bos=True, extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0, "timings_per_token": True}
+        may_add_bos=True,
+        extra={"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0, "timings_per_token": True},
     ),
     "openai": Provider(may_add_bos=True),
     "ollama": Provider(supports_response_format=True, may_add_bos=True),
@@ -71,11 +74,19 @@ class CompatibleTeacher:
     Servers that stream in words of their own override what a stream is asked with, where, and how it is read.
     """
 
-    _streaming: ClassVar[Mapping[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
+    _streaming: ClassVar[Mapping[str, Any]] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     _stream_type: ClassVar[str] = "text/event-stream"
 
     def __init__(
-        self, name: str, model: str, client: httpx.AsyncClient, template: ChatTemplate, provider: Provider
+        self,
+        name: str,
+        model: str,
+        client: httpx.AsyncClient,
+        template: ChatTemplate,
+        provider: Provider,
     ) -> None:
         self._name = name
         self._model = model
@@ -106,15 +117,23 @@ class CompatibleTeacher:
                 return await self._whole(payload, ask)
             return await self._streamed(payload, ask, stops, on_text)
         except jinja2.TemplateError as exc:
-            raise TeacherError(self._name, "refused", f"its chat template refuses this conversation: {exc}") from exc
+            raise TeacherError(
+                self._name, "refused", f"its chat template refuses this conversation: {exc}"
+            ) from exc
         except httpx.TimeoutException as exc:
-            raise TeacherError(self._name, "timeout", f"{type(exc).__name__} at {self._address}") from exc
+            raise TeacherError(
+                self._name, "timeout", f"{type(exc).__name__} at {self._address}"
+            ) from exc
         except httpx.ConnectError as exc:
-            raise TeacherError(self._name, "unreachable", f"cannot connect to {self._address}: {exc}") from exc
+            raise TeacherError(
+                self._name, "unreachable", f"cannot connect to {self._address}: {exc}"
+            ) from exc
         except (wire.BadReply, sse.EventTooLong) as exc:
             raise TeacherError(self._name, "broken", f"unusable reply: {exc}") from exc
         except (httpx.HTTPError, ValueError) as exc:
-            raise TeacherError(self._name, "broken", f"unreadable reply: {type(exc).__name__}: {exc}") from exc
+            raise TeacherError(
+                self._name, "broken", f"unreadable reply: {type(exc).__name__}: {exc}"
+            ) from exc
 
     @property
     def _address(self) -> httpx.URL:
@@ -150,7 +169,9 @@ class CompatibleTeacher:
         return usage.prompt_tokens if usage else 0
 
     def _payload(self, ask: TeacherRequest, prompt: str, stops: tuple[str, ...]) -> dict[str, Any]:
-        served: dict[str, Any] = {"stop": list(stops)} if stops and self._provider.reports_stop else {}
+        served: dict[str, Any] = (
+            {"stop": list(stops)} if stops and self._provider.reports_stop else {}
+        )
         if self._template.markup.special:
             served["skip_special_tokens"] = False
         if ask.format is not None:
@@ -172,10 +193,16 @@ class CompatibleTeacher:
             found = wire.whole(await wire.read_whole(reply.aiter_raw(), bounds.whole_bytes))
         bounds.check(len(found.text), found.usage)
         text = _read_back(payload)(found.text)
-        return await self._continuation(text, ended_by(found.finish, found.stop, ask), found.usage, payload)
+        return await self._continuation(
+            text, ended_by(found.finish, found.stop, ask), found.usage, payload
+        )
 
     async def _streamed(
-        self, payload: dict[str, Any], ask: TeacherRequest, stops: tuple[str, ...], on_text: OnText | None
+        self,
+        payload: dict[str, Any],
+        ask: TeacherRequest,
+        stops: tuple[str, ...],
+        on_text: OnText | None,
     ) -> Continuation:
         payload |= self._streaming
         bounds = wire.Bounds.of(ask.max_tokens)
@@ -193,7 +220,9 @@ class CompatibleTeacher:
 
         async with self._call(self._url, payload) as reply:
             self._check_is_stream(reply)
-            async for chunk in self._chunks(wire.bounded(reply.aiter_raw(), bounds.stream_bytes), bounds):
+            async for chunk in self._chunks(
+                wire.bounded(reply.aiter_raw(), bounds.stream_bytes), bounds
+            ):
                 if chunk.error is not None:
                     raise broken_off(self._name, chunk.error)
                 usage = chunk.usage or usage
@@ -211,10 +240,14 @@ class CompatibleTeacher:
             if not any(pieces):
                 await self._raise_reason(payload)
             raise TeacherError(self._name, "broken", "the stream broke off before its end")
-        return await self._continuation("".join(pieces), ended_by(finish, stop, ask), usage, payload)
+        return await self._continuation(
+            "".join(pieces), ended_by(finish, stop, ask), usage, payload
+        )
 
     @asynccontextmanager
-    async def _call(self, url: httpx.URL | str, payload: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _call(
+        self, url: httpx.URL | str, payload: Mapping[str, Any]
+    ) -> AsyncIterator[httpx.Response]:
         """A reply whose body is to be read, uncompressed so that its bounds are those of what is read."""
         headers = {"accept-encoding": "identity"}
         async with self._client.stream("POST", url, json=payload, headers=headers) as reply:

@@ -27,7 +27,9 @@ def refusal(teacher: str, status: int, headers: Mapping[str, str], body: bytes) 
     except wire.BadReply:
         message, codes = body.decode("utf-8", "replace"), set()
     kind = _kind(status, message, codes)
-    return TeacherError(teacher, kind, f"HTTP {status}: {message}", retry_after_s=retry_after(headers))
+    return TeacherError(
+        teacher, kind, f"HTTP {status}: {message}", retry_after_s=retry_after(headers)
+    )
 
 
 def broken_off(teacher: str, event: Mapping[str, Any]) -> TeacherError:
@@ -54,7 +56,9 @@ def _told(body: Mapping[str, Any]) -> tuple[str, set[str]]:
     inner = error if isinstance(error, dict) else body
     said = (error, inner.get("message"), inner.get("detail"))
     message = next((text for text in said if isinstance(text, str) and text), "no reason given")
-    return message, {code for code in (inner.get("code"), inner.get("type")) if isinstance(code, str)}
+    return message, {
+        code for code in (inner.get("code"), inner.get("type")) if isinstance(code, str)
+    }
 
 
 def _overflows(message: str, codes: set[str]) -> bool:

@@ -42,7 +42,9 @@ class Limits:
 class GuardedTeacher:
     """Keeps one teacher within its limits. Safe to share between requests on one event loop."""
 
-    def __init__(self, teacher: Teacher, limits: Limits, clock: Callable[[], float] = anyio.current_time) -> None:
+    def __init__(
+        self, teacher: Teacher, limits: Limits, clock: Callable[[], float] = anyio.current_time
+    ) -> None:
         self._teacher = teacher
         self._timeout_s = limits.timeout_s
         self._clock = clock
@@ -118,7 +120,9 @@ class GuardedTeacher:
 
     def _admit(self) -> None:
         if (found := self._breaker.refusal(self._clock())) is not None:
-            raise TeacherError(self.name, found.kind, found.reason, retry_after_s=found.retry_after_s)
+            raise TeacherError(
+                self.name, found.kind, found.reason, retry_after_s=found.retry_after_s
+            )
 
     async def _bounded(self, ask: TeacherRequest, on_text: OnText | None) -> Continuation:
         """One call within its time; whatever goes wrong in it is this teacher's failure."""
@@ -126,9 +130,13 @@ class GuardedTeacher:
             with anyio.fail_after(self._timeout_s):
                 return await self._teacher.write(ask, on_text)
         except TimeoutError as exc:
-            raise TeacherError(self.name, "timeout", f"no reply within {self._timeout_s:g} s") from exc
+            raise TeacherError(
+                self.name, "timeout", f"no reply within {self._timeout_s:g} s"
+            ) from exc
         except TeacherError:
             raise
         except Exception as exc:
             log.exception("teacher %s: unexpected failure", self.name)
-            raise TeacherError(self.name, "broken", f"unexpected failure: {type(exc).__name__}: {exc}") from exc
+            raise TeacherError(
+                self.name, "broken", f"unexpected failure: {type(exc).__name__}: {exc}"
+            ) from exc

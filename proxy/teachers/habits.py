@@ -34,7 +34,9 @@ async def kept_cuts(write: Write, segmentation: Segmentation) -> frozenset[Cut] 
     """
     messages = segmentation.instruct((Message("user", _PROBLEM),))
     header = segmentation.header(1)
-    written = await write(TeacherRequest(messages, header, None, (), _TOKENS, temperature=0.0, top_p=1.0, seed=0))
+    written = await write(
+        TeacherRequest(messages, header, None, (), _TOKENS, temperature=0.0, top_p=1.0, seed=0)
+    )
     cuts = cuts_in(header + written.text, segmentation)
     return None if not cuts and written.ended != "length" else cuts
 

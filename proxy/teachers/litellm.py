@@ -29,7 +29,9 @@ from runtime.stopping import StopScanner
 class LitellmTeacher:
     """One hosted model. It is driven as a plain one: steps in the open, the answer under its heading."""
 
-    def __init__(self, name: str, model: str, *, api_base: str | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self, name: str, model: str, *, api_base: str | None = None, api_key: str | None = None
+    ) -> None:
         self._name = name
         self._model = model
         self._address = {"api_base": api_base, "api_key": api_key}
@@ -54,9 +56,13 @@ class LitellmTeacher:
         written = ask.reasoning if ask.answer is None else ask.reasoning + PLAIN.closer + ask.answer
         begins = "\n" not in written  # nothing but the first step's header
         if not begins and not _continues(litellm, self._model):
-            raise TeacherError(self._name, "refused", "this model cannot continue a half-written turn")
+            raise TeacherError(
+                self._name, "refused", "this model cannot continue a half-written turn"
+            )
         told = with_tools(tell_heading(ask.messages, PLAIN.stop), ask.tools)
-        messages: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in told]
+        messages: list[dict[str, Any]] = [
+            {"role": message.role, "content": message.content} for message in told
+        ]
         if not begins:
             messages.append({"role": "assistant", "content": written, "prefix": True})
         stops = (*ask.stop, PLAIN.stop) if ask.answer is None else ask.stop
@@ -77,12 +83,19 @@ class LitellmTeacher:
             return await self._listen(reply, ask, stops, written if begins else "", on_text)
         except openai.OpenAIError as exc:  # the root of litellm's own exceptions
             wait_s = retry_after(_headers(exc))
-            raise TeacherError(self._name, _kind(exc, litellm), str(exc), retry_after_s=wait_s) from exc
+            raise TeacherError(
+                self._name, _kind(exc, litellm), str(exc), retry_after_s=wait_s
+            ) from exc
         except wire.BadReply as exc:
             raise TeacherError(self._name, "broken", f"unusable reply: {exc}") from exc
 
     async def _listen(
-        self, reply: Any, ask: TeacherRequest, stops: tuple[str, ...], header: str, on_text: OnText | None
+        self,
+        reply: Any,
+        ask: TeacherRequest,
+        stops: tuple[str, ...],
+        header: str,
+        on_text: OnText | None,
     ) -> Continuation:
         """Read the stream up to the first stop text; a header the model has written itself is taken off."""
         scanner = StopScanner(stops)
@@ -112,7 +125,9 @@ class LitellmTeacher:
         if usage is not None:
             return Continuation(text, ended, usage.prompt_tokens, usage.completion_tokens)
         prompt = "".join(message.content for message in ask.messages) + ask.reasoning
-        return Continuation(text, ended, *await estimated_tokens(prompt, written), tokens_estimated=True)
+        return Continuation(
+            text, ended, *await estimated_tokens(prompt, written), tokens_estimated=True
+        )
 
 
 def _litellm() -> ModuleType:
@@ -141,12 +156,16 @@ def _usage(usage: Any) -> wire.Usage | None:
     if usage is None:
         return None
     prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
-    return wire.Usage(wire.count(prompt, "usage.prompt_tokens"), wire.count(completion, "usage.completion_tokens"))
+    return wire.Usage(
+        wire.count(prompt, "usage.prompt_tokens"), wire.count(completion, "usage.completion_tokens")
+    )
 
 
 def _headers(exc: Exception) -> Mapping[str, str]:
     """The headers of the reply that an exception is about, if it knows them."""
-    return getattr(exc, "litellm_response_headers", None) or getattr(getattr(exc, "response", None), "headers", {})
+    return getattr(exc, "litellm_response_headers", None) or getattr(
+        getattr(exc, "response", None), "headers", {}
+    )
 
 
 def _kind(exc: Exception, litellm: ModuleType) -> FailureKind:
@@ -161,4 +180,7 @@ def _kind(exc: Exception, litellm: ModuleType) -> FailureKind:
         ("InternalServerError", "broken"),
         ("APIError", "broken"),
     )
-    return next((kind for name, kind in kinds if isinstance(exc, getattr(litellm.exceptions, name))), "refused")
+    return next(
+        (kind for name, kind in kinds if isinstance(exc, getattr(litellm.exceptions, name))),
+        "refused",
+    )

@@ -58,13 +58,17 @@ class OllamaTeacher(CompatibleTeacher):
                 return True  # the call itself will tell why
             raise
         stated = shown.get("model_info")
-        return not isinstance(stated, dict) or stated.get("tokenizer.ggml.add_bos_token") is not False
+        return (
+            not isinstance(stated, dict) or stated.get("tokenizer.ggml.add_bos_token") is not False
+        )
 
     @property
     def _url(self) -> httpx.URL:
         return self._client.base_url.join("../api/generate")
 
-    async def _chunks(self, body: AsyncIterator[bytes], bounds: wire.Bounds) -> AsyncIterator[wire.Chunk]:
+    async def _chunks(
+        self, body: AsyncIterator[bytes], bounds: wire.Bounds
+    ) -> AsyncIterator[wire.Chunk]:
         async for line in wire.lines(body, bounds.whole_bytes):
             said = wire.json_object(line)
             if "error" in said:
@@ -81,8 +85,12 @@ def _chunk(said: Mapping[str, Any]) -> wire.Chunk:
     if not said.get("done"):
         return wire.Chunk(text)
     # It leaves a count out where it is 0.
-    usage = wire.Usage(*(wire.count(said.get(name, 0), name) for name in ("prompt_eval_count", "eval_count")))
-    return wire.Chunk(text, wire.text(said.get("done_reason"), "done_reason") or "stop", usage=usage)
+    usage = wire.Usage(
+        *(wire.count(said.get(name, 0), name) for name in ("prompt_eval_count", "eval_count"))
+    )
+    return wire.Chunk(
+        text, wire.text(said.get("done_reason"), "done_reason") or "stop", usage=usage
+    )
 
 
 def _format(format: Mapping[str, Any]) -> Any:

@@ -55,9 +55,12 @@ class ChatTemplate:
         source = _file(location, "chat_template.jinja") or config.get("chat_template")
         if not isinstance(source, str):
             raise ConfigError(
-                "", f"no chat template found at {location!r} (chat_template.jinja or tokenizer_config.json)"
+                "",
+                f"no chat template found at {location!r} (chat_template.jinja or tokenizer_config.json)",
             )
-        tokens = {key: _token(value) for key, value in config.items() if key.endswith("_token") and value}
+        tokens = {
+            key: _token(value) for key, value in config.items() if key.endswith("_token") and value
+        }
         added = _added(location, config)
         special = {token for token, is_special in added.items() if is_special}
         literal = Literal.of(source, {*tokens.values(), *special}, added)
@@ -72,7 +75,9 @@ class ChatTemplate:
         if metadata.chat_template is None:
             raise ConfigError("", f"{file} has no chat template")
         source, tokens = metadata.chat_template, metadata.special_tokens
-        literal = Literal.of(source, {*tokens.values(), *metadata.control_tokens}, metadata.added_tokens)
+        literal = Literal.of(
+            source, {*tokens.values(), *metadata.control_tokens}, metadata.added_tokens
+        )
         return cls(source, tokens, markup_of(source, markup), literal)
 
     @property
@@ -99,9 +104,13 @@ class ChatTemplate:
 
         own: Any = self._told(tools) if tools and self.supports_tools else None
         spoken = messages if own else with_tools(messages, tools)
-        conversation = [{"role": message.role, "content": self._said(message)} for message in spoken]
+        conversation = [
+            {"role": message.role, "content": self._said(message)} for message in spoken
+        ]
         tokens: dict[str, Any] = dict(self.special_tokens)
-        rendered: Any = render_jinja_template([conversation], own, None, self.source, False, False, True, **tokens)
+        rendered: Any = render_jinja_template(
+            [conversation], own, None, self.source, False, False, True, **tokens
+        )
         texts, _ = rendered  # and where the assistant's own words stand
         return str(texts[0])
 
@@ -113,7 +122,10 @@ class ChatTemplate:
 
     async def prompt(self, ask: TeacherRequest) -> str:
         """As `turn`; a long conversation is rendered off the event loop."""
-        if len(ask.messages) < _LONG_MESSAGES and sum(len(m.content) for m in ask.messages) < _LONG_CHARS:
+        if (
+            len(ask.messages) < _LONG_MESSAGES
+            and sum(len(m.content) for m in ask.messages) < _LONG_CHARS
+        ):
             return self.turn(ask)
         return await to_thread.run_sync(self.turn, ask, abandon_on_cancel=True)
 

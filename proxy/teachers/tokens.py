@@ -43,7 +43,11 @@ def _encoding() -> tiktoken.Encoding:
 
     # tiktoken fetches its vocabulary when first asked; litellm ships the same file, found without importing it.
     litellm = importlib.util.find_spec("litellm")
-    if "TIKTOKEN_CACHE_DIR" not in os.environ and litellm is not None and litellm.origin is not None:
+    if (
+        "TIKTOKEN_CACHE_DIR" not in os.environ
+        and litellm is not None
+        and litellm.origin is not None
+    ):
         vocabulary = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"
         os.environ["TIKTOKEN_CACHE_DIR"] = str(vocabulary)
     return tiktoken.get_encoding("cl100k_base")

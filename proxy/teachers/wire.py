@@ -64,7 +64,9 @@ class Bounds:
             BadReply: it is not.
         """
         if chars > self.chars or (usage is not None and usage.completion_tokens > self.tokens):
-            raise BadReply(f"it goes on past max_tokens ({self.max_tokens}), which its server seems to ignore")
+            raise BadReply(
+                f"it goes on past max_tokens ({self.max_tokens}), which its server seems to ignore"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ async def read_whole(pieces: AsyncIterable[bytes], most_bytes: int) -> bytes:
     async for piece in pieces:
         body += piece
         if len(body) > most_bytes:
-            raise BadReply(f"the reply is longer than {most_bytes:,} bytes, which max_tokens cannot need")
+            raise BadReply(
+                f"the reply is longer than {most_bytes:,} bytes, which max_tokens cannot need"
+            )
     return bytes(body)
 
 
@@ -112,7 +116,9 @@ async def bounded(pieces: AsyncIterable[bytes], most_bytes: int) -> AsyncIterato
     async for piece in pieces:
         seen += len(piece)
         if seen > most_bytes:
-            raise BadReply(f"the stream is longer than {most_bytes:,} bytes, which max_tokens cannot need")
+            raise BadReply(
+                f"the stream is longer than {most_bytes:,} bytes, which max_tokens cannot need"
+            )
         yield piece
 
 
@@ -238,7 +244,10 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
         )
     if (timings := _section(found, "timings")) is not None and "predicted_n" in timings:
         read, cached = count(timings.get("prompt_n"), "timings.prompt_n"), timings.get("cache_n", 0)
-        return Usage(read + count(cached, "timings.cache_n"), count(timings["predicted_n"], "timings.predicted_n"))
+        return Usage(
+            read + count(cached, "timings.cache_n"),
+            count(timings["predicted_n"], "timings.predicted_n"),
+        )
     return None
 
 
@@ -253,4 +262,8 @@ def _shown(value: Any) -> str:
     """A value as a message may quote it."""
     if isinstance(value, (list, dict)):
         return f"a JSON {type(value).__name__}"
-    return f"{value!r:.40}" if not isinstance(value, int) or abs(value) < 1 << 63 else "a number of many digits"
+    return (
+        f"{value!r:.40}"
+        if not isinstance(value, int) or abs(value) < 1 << 63
+        else "a number of many digits"
+    )

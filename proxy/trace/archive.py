@@ -60,7 +60,9 @@ def short_id(id: str) -> str:
 
 
 def id_key(id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(short_id(id).encode("utf-8", "replace"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(short_id(id).encode("utf-8", "replace"), digest_size=8).digest(), "big"
+    )
 
 
 def pack(lines: Iterable[bytes], packed: Path) -> None:
@@ -80,7 +82,12 @@ def pack(lines: Iterable[bytes], packed: Path) -> None:
         os.fsync(out.fileno())
     starts.append(place)
     entries.sort()
-    index = Index(starts, blocks, array("Q", [key for key, _ in entries]), array("Q", [line for _, line in entries]))
+    index = Index(
+        starts,
+        blocks,
+        array("Q", [key for key, _ in entries]),
+        array("Q", [line for _, line in entries]),
+    )
     _save(index, packed, written)
     unfinished.replace(packed)
 
@@ -226,8 +233,15 @@ def _load(packed: Path) -> Index:
     if size != packed.stat().st_size:
         raise ValueError("the index of another state of the segment")
     ends = (5 + blocks, 5 + 2 * blocks, 5 + 2 * blocks + keys)
-    return Index(numbers[4 : ends[0]], numbers[ends[0] : ends[1]], numbers[ends[1] : ends[2]], numbers[ends[2] :])
+    return Index(
+        numbers[4 : ends[0]],
+        numbers[ends[0] : ends[1]],
+        numbers[ends[1] : ends[2]],
+        numbers[ends[2] :],
+    )
 
 
 def _private(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+    return os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
+    )

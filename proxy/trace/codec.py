@@ -52,7 +52,9 @@ def from_json(line: str | bytes) -> TraceRecord:
         raw = json.loads(line)
         schema = raw.get("schema") if isinstance(raw, Mapping) else None
         if schema not in _READABLE:
-            raise UnreadableRecord(f"schema {schema!r} is not one of {', '.join(sorted(_READABLE))}")
+            raise UnreadableRecord(
+                f"schema {schema!r} is not one of {', '.join(sorted(_READABLE))}"
+            )
         return _RECORD.validate_python(_upgraded(raw))
     except (ValueError, RecursionError, ValidationError) as exc:
         raise UnreadableRecord(str(exc)) from exc
@@ -63,7 +65,10 @@ def _upgraded(raw: Mapping[str, Any]) -> dict[str, Any]:
     found = {**raw, "schema": SCHEMA}
     if raw["schema"] == "cord.trace/1":
         metadata = dict(raw.get("metadata") or {})
-        found["request_id"], found["tools"] = metadata.pop("request_id", None), metadata.pop("tools", ())
+        found["request_id"], found["tools"] = (
+            metadata.pop("request_id", None),
+            metadata.pop("tools", ()),
+        )
         found["metadata"] = metadata
         found["messages"] = [_without_nulls(message) for message in raw.get("messages") or ()]
         if "spared" in raw:
@@ -93,8 +98,15 @@ def _renamed(raw: Any, kind: type[Settings] | type[Score] | type[Cost]) -> Any:
         return raw
     known = {field.name for field in fields(kind)}
     names = _RENAMED[kind]
-    return {names[key] if key in names and names[key] in known else key: value for key, value in raw.items()}
+    return {
+        names[key] if key in names and names[key] in known else key: value
+        for key, value in raw.items()
+    }
 
 
 def _without_nulls(message: Any) -> Any:
-    return {k: v for k, v in message.items() if v is not None} if isinstance(message, Mapping) else message
+    return (
+        {k: v for k, v in message.items() if v is not None}
+        if isinstance(message, Mapping)
+        else message
+    )

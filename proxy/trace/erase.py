@@ -48,7 +48,9 @@ def _erase_feedback(folder: Path, gone: set[str]) -> None:
         if not gone or not file.is_file():
             return
         lines = file.read_bytes().splitlines(keepends=True)
-        rest = [line for line in lines if not any(id in line for id in (one.encode() for one in gone))]
+        rest = [
+            line for line in lines if not any(id in line for id in (one.encode() for one in gone))
+        ]
         unfinished = file.with_name(f".{file.name}")
         unfinished.touch(mode=0o600)
         unfinished.write_bytes(b"".join(rest))
@@ -57,7 +59,11 @@ def _erase_feedback(folder: Path, gone: set[str]) -> None:
 
 def _users(record: dict[str, Any]) -> list[Any]:
     metadata = record.get("metadata")
-    return [metadata.get(name) for name in ("user", "safety_identifier")] if isinstance(metadata, dict) else []
+    return (
+        [metadata.get(name) for name in ("user", "safety_identifier")]
+        if isinstance(metadata, dict)
+        else []
+    )
 
 
 def _is(record: dict[str, Any], id: str) -> bool:

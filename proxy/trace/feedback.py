@@ -33,7 +33,9 @@ class FeedbackLog:
     traces: Path
     redaction: Redaction = field(default_factory=Redaction)
 
-    def add(self, id: str, references: Sequence[str], rating: float | None, comment: str | None) -> None:
+    def add(
+        self, id: str, references: Sequence[str], rating: float | None, comment: str | None
+    ) -> None:
         """Append what was said of a reply; may wait while segments are being compressed.
 
         Raises:
@@ -47,7 +49,12 @@ class FeedbackLog:
             rating,
             None if comment is None else text(comment),
         )
-        line = json.dumps({"schema": SCHEMA, **asdict(told)}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        line = (
+            json.dumps({"schema": SCHEMA, **asdict(told)}, ensure_ascii=False).encode(
+                "utf-8", "replace"
+            )
+            + b"\n"
+        )
         file = feedback_file(self.traces)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with folder_lock(self.traces, wait=True), open(file, "ab", opener=_private) as out:

@@ -100,7 +100,9 @@ class TraceFinder:
                 continue
             with open_segment(file) as segment:
                 size = segment.seek(0, 2)
-                yield from _backwards(segment, stem(file), min(end, size) if stem(file) == name else size)
+                yield from _backwards(
+                    segment, stem(file), min(end, size) if stem(file) == name else size
+                )
 
 
 def _backwards(segment: BinaryIO, name: str, end: int) -> Iterator[_Line]:
@@ -141,7 +143,11 @@ def _read_cursor(cursor: str | None) -> tuple[str | None, int]:
         return None, 0
     start, _, name = cursor.partition(":")
     if not start.isdecimal() or not start.isascii() or not name or len(start) > 18:
-        raise RequestError("the cursor is not one that a page of traces named", param="cursor", code="invalid_value")
+        raise RequestError(
+            "the cursor is not one that a page of traces named",
+            param="cursor",
+            code="invalid_value",
+        )
     return name, int(start)
 
 
@@ -185,8 +191,12 @@ def _matches(entry: TraceEntry, record: TraceRecord, query: TraceQuery) -> bool:
         and (query.since is None or moment >= query.since)
         and (query.until is None or moment <= query.until)
         and (query.teacher is None or query.teacher in entry.teachers)
-        and (query.min_value is None or (entry.value is not None and entry.value >= query.min_value))
-        and (query.max_value is None or (entry.value is not None and entry.value <= query.max_value))
+        and (
+            query.min_value is None or (entry.value is not None and entry.value >= query.min_value)
+        )
+        and (
+            query.max_value is None or (entry.value is not None and entry.value <= query.max_value)
+        )
         and (query.text is None or query.text.lower() in _text(record).lower())
     )
 

@@ -37,7 +37,9 @@ SCHEMA = "cord.trace/2"
 def record(job: Job, journal: Sequence[Stamped], provenance: Provenance) -> TraceRecord:
     """Fold one search's journal."""
     summary = summarise(stamped.event for stamped in journal)
-    started = next((stamped.event for stamped in journal if isinstance(stamped.event, Started)), None)
+    started = next(
+        (stamped.event for stamped in journal if isinstance(stamped.event, Started)), None
+    )
     names = started.teachers if started else tuple(teacher.name for teacher in job.ensemble.panel)
     outcome, error = _end(journal)
     messages = _messages(job)
@@ -75,7 +77,9 @@ def record(job: Job, journal: Sequence[Stamped], provenance: Provenance) -> Trac
             for stamped in journal
             if isinstance(stamped.event, TeacherFailed) and stamped.event.id is None
         ),
-        skipped=tuple(stamped.event for stamped in journal if isinstance(stamped.event, TeacherSkipped)),
+        skipped=tuple(
+            stamped.event for stamped in journal if isinstance(stamped.event, TeacherSkipped)
+        ),
     )
 
 
@@ -94,7 +98,9 @@ def _messages(job: Job) -> tuple[Message, ...]:
     if job.conversation:
         return tuple(dict(message) for message in job.conversation)
     plain = (asdict(message) for message in job.problem.messages)
-    return tuple({key: value for key, value in message.items() if value is not None} for message in plain)
+    return tuple(
+        {key: value for key, value in message.items() if value is not None} for message in plain
+    )
 
 
 def _end(journal: Sequence[Stamped]) -> tuple[str, str | None]:
@@ -114,7 +120,12 @@ def _winner(summary: Summary) -> Winner | None:
     if result is None:
         return None
     return Winner(
-        result.winner.path, result.value, result.stopped, result.answer, result.answerer, result.finish_reason
+        result.winner.path,
+        result.value,
+        result.stopped,
+        result.answer,
+        result.answerer,
+        result.finish_reason,
     )
 
 
@@ -132,7 +143,13 @@ def _candidates(journal: Sequence[Stamped], winner: Winner | None) -> tuple[Cand
     for stamped in journal:
         match stamped.event:
             case ProposalRequested(id, parent, depth, teacher):
-                found[id] = {"id": id, "parent": parent, "depth": depth, "teacher": teacher, "asked_s": stamped.at_s}
+                found[id] = {
+                    "id": id,
+                    "parent": parent,
+                    "depth": depth,
+                    "teacher": teacher,
+                    "asked_s": stamped.at_s,
+                }
                 found[id]["fate"] = "unfinished"
             case Proposed(candidate):
                 note(

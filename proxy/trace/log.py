@@ -118,7 +118,8 @@ class TraceLog:
         """The segment to write to: a new one at first, and when the old one is full or old."""
         now = self._clock()
         if self._segment is not None and (
-            self._segment.size >= self._settings.rotate_bytes or now - self._opened >= self._settings.rotate_s
+            self._segment.size >= self._settings.rotate_bytes
+            or now - self._opened >= self._settings.rotate_s
         ):
             path = self._segment.path
             self._close_segment()
@@ -147,7 +148,9 @@ class TraceLog:
     def _work(self) -> None:
         settings = self._settings
         try:
-            self._folder.housekeep(rotate_s=settings.rotate_s, compress=settings.compress, retention=settings.retention)
+            self._folder.housekeep(
+                rotate_s=settings.rotate_s, compress=settings.compress, retention=settings.retention
+            )
         except Exception:
             # What is not compressed is still read, and tried again.
             log.exception("segments under %s were not compressed", self._folder.path)
@@ -158,11 +161,15 @@ class TraceLog:
             return
         self._complained, unsaid = now, self.failures - self._failures_said
         self._failures_said = self.failures
-        log.error("%d traces were not written, the last of them that of %s", unsaid, id, exc_info=exc)
+        log.error(
+            "%d traces were not written, the last of them that of %s", unsaid, id, exc_info=exc
+        )
 
     def _recover(self) -> None:
         if self._complained is not None:
-            log.warning("traces are written again; %d have been lost since the start", self.failures)
+            log.warning(
+                "traces are written again; %d have been lost since the start", self.failures
+            )
             self._complained, self._failures_said = None, self.failures
 
 

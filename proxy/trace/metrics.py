@@ -9,7 +9,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -45,28 +52,54 @@ class Metrics:
     def __init__(self, trace_log: TraceLog | None = None) -> None:
         self.registry = CollectorRegistry()
 
-        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
+        def histogram(
+            name: str, text: str, labels: Sequence[str], buckets: Sequence[float]
+        ) -> Histogram:
             return Histogram(f"cord_{name}", text, labels, buckets=buckets, registry=self.registry)
 
         def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
             return Counter(f"cord_{name}", text, labels, registry=self.registry)
 
         model, teacher = ["model"], ["teacher"]
-        self._in_flight = Gauge("cord_requests_in_flight", "Searches running now", model, registry=self.registry)
-        self._duration = histogram("request_duration_seconds", "A whole search", ["model", "outcome"], _LONG)
-        self._ttft = histogram("time_to_first_token_seconds", "Until the first text could be sent", model, _LONG)
-        self._step = histogram("step_duration_seconds", "From one step's decision to the next", model, _LONG)
-        self._call = histogram("teacher_call_duration_seconds", "One call to a teacher", ["teacher", "outcome"], _LONG)
-        self._scorer = histogram("scorer_call_duration_seconds", "One call to the scorer", [], _SHORT)
-        self._queue = histogram("scorer_queue_wait_seconds", "Waiting for the scorer's device", [], _SHORT)
-        self._batch = histogram("scorer_batch_requests", "Requests scored together", [], (1, 2, 4, 8, 16, 32, 64))
-        self._overhead = histogram("overhead_seconds", "Search time with no call out to anyone", model, _SHORT)
+        self._in_flight = Gauge(
+            "cord_requests_in_flight", "Searches running now", model, registry=self.registry
+        )
+        self._duration = histogram(
+            "request_duration_seconds", "A whole search", ["model", "outcome"], _LONG
+        )
+        self._ttft = histogram(
+            "time_to_first_token_seconds", "Until the first text could be sent", model, _LONG
+        )
+        self._step = histogram(
+            "step_duration_seconds", "From one step's decision to the next", model, _LONG
+        )
+        self._call = histogram(
+            "teacher_call_duration_seconds", "One call to a teacher", ["teacher", "outcome"], _LONG
+        )
+        self._scorer = histogram(
+            "scorer_call_duration_seconds", "One call to the scorer", [], _SHORT
+        )
+        self._queue = histogram(
+            "scorer_queue_wait_seconds", "Waiting for the scorer's device", [], _SHORT
+        )
+        self._batch = histogram(
+            "scorer_batch_requests", "Requests scored together", [], (1, 2, 4, 8, 16, 32, 64)
+        )
+        self._overhead = histogram(
+            "overhead_seconds", "Search time with no call out to anyone", model, _SHORT
+        )
         labels = ["teacher", "path", "outcome"]
-        self._relayed = histogram("relay_duration_seconds", "Straight through to one teacher", labels, _LONG)
+        self._relayed = histogram(
+            "relay_duration_seconds", "Straight through to one teacher", labels, _LONG
+        )
         self._tokens = counter("generated_tokens", "Tokens written by fate", ["teacher", "fate"])
         self._wins = counter("step_wins", "Steps of winning trajectories", teacher)
-        self._skipped = counter("teacher_skipped", "Steps for which an adaptive search did not ask a teacher", teacher)
-        self._failures = counter("recorder_failures", "Searches a recorder failed to record", ["recorder"])
+        self._skipped = counter(
+            "teacher_skipped", "Steps for which an adaptive search did not ask a teacher", teacher
+        )
+        self._failures = counter(
+            "recorder_failures", "Searches a recorder failed to record", ["recorder"]
+        )
         if trace_log is not None:
             self.registry.register(_TraceFailures(trace_log))
 
@@ -86,7 +119,9 @@ class Metrics:
             match stamped.event:
                 case Proposed(candidate):
                     fate = fates.get(candidate.id, "lost")
-                    self._tokens.labels(candidate.teacher, fate).inc(_amount(candidate.completion_tokens))
+                    self._tokens.labels(candidate.teacher, fate).inc(
+                        _amount(candidate.completion_tokens)
+                    )
                 case ProposalCancelled(_, teacher, tokens):
                     self._tokens.labels(teacher, "speculative").inc(_amount(tokens))
                 case TeacherSkipped(_, teacher):
@@ -94,7 +129,9 @@ class Metrics:
         for step in summary.steps:
             self._wins.labels(step.candidate.teacher).inc()
         if summary.result is not None:
-            self._tokens.labels(summary.result.answerer, "won").inc(_amount(summary.result.answer_tokens))
+            self._tokens.labels(summary.result.answerer, "won").inc(
+                _amount(summary.result.answer_tokens)
+            )
         if journal:
             overhead = journal[-1].at_s - covered(calls(journal))
             self._overhead.labels(job.ensemble.name).observe(_amount(overhead))
@@ -232,7 +269,11 @@ def calls(journal: Iterable[Stamped]) -> list[tuple[float, float]]:
             case ProposalCancelled(id) if ("teacher", id) in began:
                 found.append((began.pop(("teacher", id)), last))
             case TeacherFailed(id):
-                found += [(began.pop((kind, id)), last) for kind in ("teacher", "scorer") if (kind, id) in began]
+                found += [
+                    (began.pop((kind, id)), last)
+                    for kind in ("teacher", "scorer")
+                    if (kind, id) in began
+                ]
             case Scored(id):
                 found.append((began.pop(("scorer", id), last), last))
     return found + [(since, last) for since in began.values()]

@@ -68,7 +68,11 @@ class Redaction:
         )
         conversation = conversation_text(messages)
         said = redacted.reasoning + (winner.answer if winner else "")
-        return replace(redacted, prompt_hash=text_hash(conversation), dedupe_hash=text_hash(conversation + said))
+        return replace(
+            redacted,
+            prompt_hash=text_hash(conversation),
+            dedupe_hash=text_hash(conversation + said),
+        )
 
     def text(self, text: str) -> str:
         """A text as it may be stored."""
@@ -96,7 +100,9 @@ def _named(name: str) -> Rewrite:
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as exc:
-        raise ConfigError("traces.redact_with", f"there is no function {name!r} (module:function): {exc}") from exc
+        raise ConfigError(
+            "traces.redact_with", f"there is no function {name!r} (module:function): {exc}"
+        ) from exc
     if not callable(found):
         raise ConfigError("traces.redact_with", f"{name!r} is no function")
 

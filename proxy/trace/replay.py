@@ -91,17 +91,26 @@ class Comparison:
                 f"as it was {_share(self.was_right, self.judged)}"
             )
         else:
-            found.append("right: not known, as no search has a reference and a stated answer on both sides")
+            found.append(
+                "right: not known, as no search has a reference and a stated answer on both sides"
+            )
         if self.left_out:
-            found.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items())))
+            found.append(
+                "left out: "
+                + ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
+            )
         return found
 
 
-def replay(record: TraceRecord, scores: Scores, settings: Settings, score: str, width: int) -> Replayed:
+def replay(
+    record: TraceRecord, scores: Scores, settings: Settings, score: str, width: int
+) -> Replayed:
     """Choose again, by these scores and settings. `score` names them, as a blend may; `width` is the beam's."""
     families = _families(record, scores)
     beam: tuple[Trajectory, ...] = (Trajectory(),)
-    spread = Spread(settings.diversity, settings.max_children_per_parent, settings.similarity_threshold)
+    spread = Spread(
+        settings.diversity, settings.max_children_per_parent, settings.similarity_threshold
+    )
     while True:
         grown = [child for one in beam if not one.closed for child in _grown(one, families, scores)]
         if not grown:
@@ -134,7 +143,9 @@ def stored_scores(record: TraceRecord, names: Sequence[str]) -> dict[int, Score]
     found: dict[int, Score] = {}
     for candidate in record.candidates:
         if candidate.score is not None:
-            by_name = {score.objective: score for score in (candidate.score, *candidate.score.blended)}
+            by_name = {
+                score.objective: score for score in (candidate.score, *candidate.score.blended)
+            }
             if all(name in by_name for name in names):
                 first, *others = (replace(by_name[name], blended=()) for name in names)
                 found[candidate.id] = replace(first, blended=tuple(others))
@@ -159,16 +170,24 @@ async def rescored(record: TraceRecord, scorer: Scorer, names: Sequence[str]) ->
         for name in names:
             pool = None
             if name == Source.CONSENSUS.value:
-                step = {other.id: elicited[other.id] for other in candidates if other.depth == one.depth}
+                step = {
+                    other.id: elicited[other.id] for other in candidates if other.depth == one.depth
+                }
                 pool = selection.answers_of_others(step, one.id)
-            scores.append(await scorer.score(problem, record.prefix(one.parent), one.text, name, one.teacher, pool))
+            scores.append(
+                await scorer.score(
+                    problem, record.prefix(one.parent), one.text, name, one.teacher, pool
+                )
+            )
         found[one.id] = replace(scores[0], blended=tuple(scores[1:]))
     return found
 
 
 def as_problem(record: TraceRecord) -> Problem:
     """The problem as the search had it."""
-    messages = tuple(Message(str(one["role"]), message_text(one)) for one in as_text(record.messages))
+    messages = tuple(
+        Message(str(one["role"]), message_text(one)) for one in as_text(record.messages)
+    )
     return Problem(record.id, messages, record.references, tools=record.tools)
 
 
@@ -187,7 +206,8 @@ def _grown(
     if len(one.candidates) > len(scores):
         return []  # a damaged record goes in a circle
     return [
-        one.extend(_candidate(child, slot), scores[child.id]) for slot, child in enumerate(families.get(one.tip, ()))
+        one.extend(_candidate(child, slot), scores[child.id])
+        for slot, child in enumerate(families.get(one.tip, ()))
     ]
 
 
@@ -228,7 +248,9 @@ def _agreement(
             continue
         decisions += 1
         was = [Trajectory().extend(_candidate(one, i), one.score) for i, one in enumerate(both)]
-        now = [Trajectory().extend(_candidate(one, i), scores[one.id]) for i, one in enumerate(both)]
+        now = [
+            Trajectory().extend(_candidate(one, i), scores[one.id]) for i, one in enumerate(both)
+        ]
         stored = record.settings
         best_was = max(was, key=_rank(was, record.objective or stored.score, stored))
         best_now = max(now, key=_rank(now, score, settings))

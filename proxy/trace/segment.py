@@ -31,7 +31,9 @@ class Segment:
     def __init__(self, path: Path) -> None:
         """Raises `OSError` if the file cannot be created; `FileExistsError` if it is there already."""
         self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
         self._torn = False
         self.size = 0
 

@@ -44,7 +44,9 @@ class TraceFolder:
                     found[stem(file)] = file
         return [found[name] for name in sorted(found)]
 
-    def housekeep(self, *, rotate_s: float, compress: bool, retention: Retention, now: float | None = None) -> None:
+    def housekeep(
+        self, *, rotate_s: float, compress: bool, retention: Retention, now: float | None = None
+    ) -> None:
         """Seal what nobody has written to for so long, compress what is sealed, delete what is too old or too much.
 
         Does nothing if another process is at it.

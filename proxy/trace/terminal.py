@@ -22,7 +22,14 @@ from proxy.trace.finder import TraceFinder
 from proxy.trace.query import MAX_LIMIT, TraceEntry, TraceQuery
 from proxy.trace.record import CandidateRecord, TraceRecord, message_text
 
-_STYLES = {"won": "bold green", "rank": "", "outranked": "", "duplicate": "dim", "empty": "dim", "lag": "yellow"}
+_STYLES = {
+    "won": "bold green",
+    "rank": "",
+    "outranked": "",
+    "duplicate": "dim",
+    "empty": "dim",
+    "lag": "yellow",
+}
 _EXCERPT = 100
 
 
@@ -35,12 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--outcome", choices=["finished", "failed", "cancelled"])
     listing.add_argument("--text", help="only where this stands anywhere in them")
     listing.set_defaults(run=_list)
-    showing = commands.add_parser("show", help="one trace as a tree: who proposed what, its score, what became of it")
+    showing = commands.add_parser(
+        "show", help="one trace as a tree: who proposed what, its score, what became of it"
+    )
     showing.add_argument("id", help="the id of the reply or of the request")
     showing.add_argument("--full", action="store_true", help="whole texts")
     showing.add_argument("--json", action="store_true", help="the trace as it is stored")
     showing.set_defaults(run=_show)
-    erasing = commands.add_parser("erase", help="remove a user's or a reply's traces, compressed ones too")
+    erasing = commands.add_parser(
+        "erase", help="remove a user's or a reply's traces, compressed ones too"
+    )
     by = erasing.add_mutually_exclusive_group(required=True)
     by.add_argument("--user", help="whoever sent this as `user` or `safety_identifier`")
     by.add_argument("--id", help="the id of the reply or of the request")
@@ -67,7 +78,10 @@ def tree(record: TraceRecord, *, full: bool = False) -> Tree:
 def _line(candidate: CandidateRecord, record: TraceRecord, full: bool) -> Text:
     style = "red" if candidate.fate.startswith("failed") else _STYLES.get(candidate.fate, "")
     text = Text(f"{candidate.teacher} ", style=style)
-    text.append(f"{_score(candidate, record)} {candidate.fate}", style="dim" if style != "bold green" else style)
+    text.append(
+        f"{_score(candidate, record)} {candidate.fate}",
+        style="dim" if style != "bold green" else style,
+    )
     said = candidate.error or candidate.text.strip()
     return text.append(f"  {_short(said, full)}", style=style)
 
@@ -88,7 +102,9 @@ def _short(text: str, full: bool) -> str:
 def _list(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.limit <= MAX_LIMIT:
         raise ConfigError("", f"--limit is from 1 to {MAX_LIMIT}")
-    query = TraceQuery(limit=arguments.limit, model=arguments.model, outcome=arguments.outcome, text=arguments.text)
+    query = TraceQuery(
+        limit=arguments.limit, model=arguments.model, outcome=arguments.outcome, text=arguments.text
+    )
     finder, entries, skipped = TraceFinder(arguments.traces), list[TraceEntry](), 0
     while len(entries) < arguments.limit:
         page = finder.page(query)
@@ -104,7 +120,9 @@ def _list(arguments: argparse.Namespace) -> int:
         value = "" if entry.value is None else f"{entry.value:.3f}"
         seconds, asked = f"{entry.duration_s:.1f}", _short(entry.prompt, False)
         moment = entry.time[:19].replace("T", " ")
-        table.add_row(entry.id, moment, entry.model, entry.outcome, value, str(entry.steps), seconds, asked)
+        table.add_row(
+            entry.id, moment, entry.model, entry.outcome, value, str(entry.steps), seconds, asked
+        )
     # A pipe has no width to fit into.
     Console(width=None if sys.stdout.isatty() else 400).print(table)
     if skipped:
@@ -123,7 +141,8 @@ def _show(arguments: argparse.Namespace) -> int:
     record = from_json(line)
     settings, cost, console = record.settings, record.cost, Console()
     console.print(
-        f"{record.id}  {record.time[:19]}  {record.model}  {record.outcome}  {record.duration_s:.1f} s", highlight=False
+        f"{record.id}  {record.time[:19]}  {record.model}  {record.outcome}  {record.duration_s:.1f} s",
+        highlight=False,
     )
     console.print(
         f"{settings.strategy}, score {record.objective or 'none'} ({record.source}), beam {settings.beam_width}; "
@@ -133,7 +152,9 @@ def _show(arguments: argparse.Namespace) -> int:
     console.print(tree(record, full=arguments.full))
     if record.winner is not None:
         console.print(
-            Text(f"answer by {record.winner.answerer}: {_short(record.winner.answer.strip(), arguments.full)}")
+            Text(
+                f"answer by {record.winner.answerer}: {_short(record.winner.answer.strip(), arguments.full)}"
+            )
         )
     if record.error is not None:
         console.print(Text(record.error, style="red"))

@@ -45,7 +45,9 @@ _HTML = """<!doctype html>
 def one_file(trace: bytes) -> str:
     """The file for a trace, given as its stored line."""
     style = "".join((ROOT / name).read_text(encoding="utf-8") for name in _STYLES)
-    modules = _json({"imports": {f"cord/{name}": _data_address(text) for name, text in _modules().items()}})
+    modules = _json(
+        {"imports": {f"cord/{name}": _data_address(text) for name, text in _modules().items()}}
+    )
     start = f'import "cord/{_ENTRY}";'
     policy = "; ".join(
         (
@@ -57,7 +59,9 @@ def one_file(trace: bytes) -> str:
             "form-action 'none'",
         )
     )
-    licences = "\n".join((ROOT / "vendor" / f"{name}.LICENSE").read_text() for name in ("preact", "htm"))
+    licences = "\n".join(
+        (ROOT / "vendor" / f"{name}.LICENSE").read_text() for name in ("preact", "htm")
+    )
     return _HTML.format(
         policy=policy,
         style=style,

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TRACES[#ID]",
         help="a file or folder of traces, and which of them; without #ID the newest (default: traces)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="write the page here and open nothing")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="write the page here and open nothing"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,5 +58,10 @@ def find(source: str) -> bytes:
     finder = TraceFinder(Path(path or id))
     line = finder.find(id) if path and id else finder.newest()
     if line is None:
-        raise ConfigError("", f"there is no trace {id!r} in {path}" if path and id else f"{path or id} holds no trace")
+        raise ConfigError(
+            "",
+            f"there is no trace {id!r} in {path}"
+            if path and id
+            else f"{path or id} holds no trace",
+        )
     return line

@@ -48,7 +48,11 @@ class Asset:
         body = file.read_bytes()
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         # Browsers ask each time whether the file is still the same, so an upgrade shows at once.
-        headers = {"content-type": CONTENT_TYPES[file.suffix], "etag": tag, "cache-control": "no-cache"}
+        headers = {
+            "content-type": CONTENT_TYPES[file.suffix],
+            "etag": tag,
+            "cache-control": "no-cache",
+        }
         return cls(body, {**headers, **SECURITY_HEADERS})
 
 

@@ -54,7 +54,12 @@ class Teacher:
         await anyio.lowlevel.checkpoint()
         if ask.answer is None:
             depth = ask.reasoning.count("### Step")
-            return Continuation(f" {self.name} thinks {depth}{self.aside}", "closed" if depth == 2 else "marker", 11, 4)
+            return Continuation(
+                f" {self.name} thinks {depth}{self.aside}",
+                "closed" if depth == 2 else "marker",
+                11,
+                4,
+            )
         pieces = self.answer or ("it is ", f"42 — {self.name}")
         for piece in pieces:
             assert on_text is not None
@@ -84,7 +89,9 @@ class Scorer:
             raise self.error
         nats = -2.0 if self.likes in step else -4.0
         source = Source.REFERENCE if problem.references else Source.NONE
-        return Score(nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9)
+        return Score(
+            nats, 4.0, False, objective, source, (ScorePart("meta", nats, 4),), tokens_forwarded=9
+        )
 
     async def elicit(self, problem: Problem, prefix: str, step: str) -> tuple[tuple[str, ...], int]:
         return ("42",), 9
@@ -121,7 +128,9 @@ class Panel:
     def app(self) -> Starlette:
         ensembles = {"cord": Ensemble("cord", tuple(self.teachers), self.settings)}
         for teacher in self.teachers:
-            ensembles[teacher.name] = Ensemble(teacher.name, (teacher,), Settings(strategy="single"))
+            ensembles[teacher.name] = Ensemble(
+                teacher.name, (teacher,), Settings(strategy="single")
+            )
         recorders: dict[str, Recorder] = {"test": self._record}
         if self.log:
             recorders["traces"] = self.log.record
@@ -172,7 +181,12 @@ CHAT = "/v1/chat/completions"
 
 def ask(**fields: Any) -> dict[str, Any]:
     """A minimal request body, with these fields put in or replaced."""
-    return {"model": "cord", "messages": [{"role": "user", "content": "What is 6 × 7?"}], "seed": 7, **fields}
+    return {
+        "model": "cord",
+        "messages": [{"role": "user", "content": "What is 6 × 7?"}],
+        "seed": 7,
+        **fields,
+    }
 
 
 def events_of(stream: bytes) -> list[Any]:
@@ -184,4 +198,6 @@ def events_of(stream: bytes) -> list[Any]:
 
 def stitched(chunks: Sequence[Any], key: str) -> str:
     """What a client puts together from the deltas."""
-    return "".join(chunk["choices"][0]["delta"].get(key) or "" for chunk in chunks if chunk["choices"])
+    return "".join(
+        chunk["choices"][0]["delta"].get(key) or "" for chunk in chunks if chunk["choices"]
+    )

@@ -31,11 +31,17 @@ SMALL = Budget(steps=3, step_tokens=10, reasoning_tokens=1000, answer_tokens=5)
 @pytest.mark.parametrize(
     ("settings", "cost"),
     [
-        (Settings(beam_width=4, samples=2, budget=SMALL), Cost(1, 4 * 5 * 2 * 3 + 1, 4 * 5 * 2 * 30 + 5)),
+        (
+            Settings(beam_width=4, samples=2, budget=SMALL),
+            Cost(1, 4 * 5 * 2 * 3 + 1, 4 * 5 * 2 * 30 + 5),
+        ),
         (Settings(strategy="greedy", beam_width=4, budget=SMALL), Cost(1, 5 * 3 + 1, 5 * 30 + 5)),
         (Settings(strategy="single", budget=SMALL), Cost(1, 4, 35)),
         (Settings(strategy="curation", samples=3, budget=SMALL), Cost(1, 16, 15 * 1000 + 5)),
-        (Settings(strategy="greedy", budget=replace(SMALL, total_tokens=20)), Cost(1, 16, 5 * 20 + 5)),
+        (
+            Settings(strategy="greedy", budget=replace(SMALL, total_tokens=20)),
+            Cost(1, 16, 5 * 20 + 5),
+        ),
     ],
 )
 def test_a_cost_is_the_most_a_search_can_come_to(settings: Settings, cost: Cost) -> None:
@@ -101,7 +107,11 @@ async def test_a_key_that_holds_less_is_served_first() -> None:
 async def test_a_key_at_its_own_limit_holds_nobody_else_back() -> None:
     bounded = Caller("bounded", RequestLimits(calls=10))
     admission = Admission(RequestLimits(), queue=9, wait_s=60)
-    arrivals = [("b1", Cost(1, 8), bounded), ("b2", Cost(1, 8), bounded), ("other", Cost(1, 100), Caller("other"))]
+    arrivals = [
+        ("b1", Cost(1, 8), bounded),
+        ("b2", Cost(1, 8), bounded),
+        ("other", Cost(1, 100), Caller("other")),
+    ]
     async with door(admission, *arrivals) as at:
         assert at.inside == ["b1", "other"]
         at.go["b1"].set()
@@ -122,14 +132,20 @@ async def test_a_large_request_is_not_overtaken_for_ever() -> None:
 async def test_what_could_never_run_is_refused_by_name() -> None:
     admission = Admission(RequestLimits(calls=10), queue=9, wait_s=60)
     async with door(admission, ("huge", Cost(1, 11))) as at:
-        assert "11 teacher calls" in str(at.refused["huge"]) and "beam_width" in str(at.refused["huge"])
+        assert "11 teacher calls" in str(at.refused["huge"]) and "beam_width" in str(
+            at.refused["huge"]
+        )
 
 
 async def test_a_wait_ends_and_says_when_to_come_again_by_what_requests_took() -> None:
     now = 0.0
-    admission = Admission(RequestLimits(requests=1), queue=1, wait_s=0, retry_after_s=2, clock=lambda: now)
+    admission = Admission(
+        RequestLimits(requests=1), queue=1, wait_s=0, retry_after_s=2, clock=lambda: now
+    )
     async with door(admission, ("one",), ("two",)) as at:
-        assert isinstance(at.refused["two"], Busy) and at.refused["two"].retry_after_s == 2, "nothing is known yet"
+        assert isinstance(at.refused["two"], Busy) and at.refused["two"].retry_after_s == 2, (
+            "nothing is known yet"
+        )
         now = 40.0
         at.go["one"].set()
         await at.settle()
@@ -222,7 +238,14 @@ async def test_paths_ask_for_their_scope() -> None:
             headers = {"authorization": f"Bearer {key}"} if key else {}
             return (await client.get(path, headers=headers)).status_code
 
-        assert [await status("/v1/models", key) for key in (None, "app-key", "scraper-key")] == [401, 200, 403]
-        assert [await status("/v1/cord/searches", key) for key in ("app-key", "master")] == [403, 200]
+        assert [await status("/v1/models", key) for key in (None, "app-key", "scraper-key")] == [
+            401,
+            200,
+            403,
+        ]
+        assert [await status("/v1/cord/searches", key) for key in ("app-key", "master")] == [
+            403,
+            200,
+        ]
         assert [await status("/metrics", key) for key in (None, "scraper-key")] == [401, 200]
         assert await status("/health", None) == 200

@@ -30,7 +30,9 @@ KEY = "sesame"
 def serving(panel: Panel) -> Iterator[int]:
     """A server on a port of its own. Its socket listens before the thread starts, so nobody has to wait for it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(panel.app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            panel.app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -55,12 +57,19 @@ def client(base_url: str) -> Iterator[openai.OpenAI]:
 
 def test_a_whole_completion_parses_strictly(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="cord", messages=QUESTION, seed=7, extra_body={"cord": {"reference": "42", "beam_width": 2}}
+        model="cord",
+        messages=QUESTION,
+        seed=7,
+        extra_body={"cord": {"reference": "42", "beam_width": 2}},
     )
     reply = raw.parse()
     assert type(reply).model_validate(reply.model_dump(), strict=True) == reply
     message: Any = reply.choices[0].message
-    assert (message.content, message.reasoning_content, message.refusal) == (ANSWER, REASONING, None)
+    assert (message.content, message.reasoning_content, message.refusal) == (
+        ANSWER,
+        REASONING,
+        None,
+    )
     assert raw.headers["x-cord-source"] == "reference"
     assert reply._request_id == raw.headers["x-request-id"]
     assert reply.usage is not None and reply.usage.completion_tokens_details is not None
@@ -72,7 +81,11 @@ def test_a_whole_completion_parses_strictly(client: openai.OpenAI) -> None:
 def test_an_iterated_stream_carries_reasoning_answer_and_usage(client: openai.OpenAI) -> None:
     chunks = list(
         client.chat.completions.create(
-            model="cord", messages=QUESTION, seed=7, stream=True, stream_options={"include_usage": True}
+            model="cord",
+            messages=QUESTION,
+            seed=7,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
     deltas: list[Any] = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
@@ -96,9 +109,15 @@ def test_the_stream_helper_puts_the_whole_reply_together(client: openai.OpenAI) 
 def test_a_reply_can_be_sent_back_as_history(client: openai.OpenAI) -> None:
     message = client.chat.completions.create(model="cord", messages=QUESTION).choices[0].message
     turns: Any = [*QUESTION, message.model_dump(), {"role": "user", "content": "Why?"}]
-    assert client.chat.completions.create(model="cord", messages=turns).choices[0].finish_reason == "stop"
+    assert (
+        client.chat.completions.create(model="cord", messages=turns).choices[0].finish_reason
+        == "stop"
+    )
     objects: Any = [*QUESTION, message, {"role": "user", "content": "Why?"}]
-    assert client.chat.completions.create(model="cord", messages=objects).choices[0].finish_reason == "stop"
+    assert (
+        client.chat.completions.create(model="cord", messages=objects).choices[0].finish_reason
+        == "stop"
+    )
 
 
 def test_errors_reach_the_client_as_its_own_classes(base_url: str, client: openai.OpenAI) -> None:
@@ -120,29 +139,52 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 def test_an_expensive_failure_is_not_repeated_by_the_client() -> None:
     panel = Panel(teachers=[Teacher("anna", fails_with("unreachable"))])
-    with serving(panel) as port, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client:
+    with (
+        serving(panel) as port,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client,
+    ):
         with pytest.raises(openai.InternalServerError) as failed:
             client.chat.completions.create(model="cord", messages=QUESTION)
-    assert (failed.value.status_code, failed.value.code, len(panel.kept)) == (503, "no_candidates", 1)
+    assert (failed.value.status_code, failed.value.code, len(panel.kept)) == (
+        503,
+        "no_candidates",
+        1,
+    )
 
 
 def test_a_failure_in_the_middle_of_a_stream_raises_in_the_client() -> None:
-    panel = Panel(teachers=[Teacher("anna", fails_with("broken", lambda ask: ask.answer is not None))])
+    panel = Panel(
+        teachers=[Teacher("anna", fails_with("broken", lambda ask: ask.answer is not None))]
+    )
     heard = []
-    with serving(panel) as port, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client:
+    with (
+        serving(panel) as port,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client,
+    ):
         with pytest.raises(openai.APIError, match="scripted failure"):
-            for chunk in client.chat.completions.create(model="cord", messages=QUESTION, stream=True):
+            for chunk in client.chat.completions.create(
+                model="cord", messages=QUESTION, stream=True
+            ):
                 heard.append(chunk)
     assert len(heard) == 3
 
 
 def test_a_body_that_is_too_long_is_refused_while_it_is_still_coming() -> None:
     with serving(Panel(options=replace(OPTIONS, max_body_bytes=1000))) as port:
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0) as client:
+        with openai.OpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0
+        ) as client:
             with pytest.raises(openai.APIStatusError) as refused:
-                client.chat.completions.create(model="cord", messages=[{"role": "user", "content": "x" * 5000}])
+                client.chat.completions.create(
+                    model="cord", messages=[{"role": "user", "content": "x" * 5000}]
+                )
             assert refused.value.status_code == 413
-            assert client.chat.completions.create(model="cord", messages=QUESTION).choices[0].finish_reason == "stop"
+            assert (
+                client.chat.completions.create(model="cord", messages=QUESTION)
+                .choices[0]
+                .finish_reason
+                == "stop"
+            )
 
 
 @pytest.mark.anyio
@@ -152,11 +194,15 @@ async def test_fifty_requests_at_once_each_get_their_own_reply(base_url: str) ->
 
         async def one(i: int) -> None:
             if i % 2:
-                reply = await client.chat.completions.create(model="cord", messages=QUESTION, seed=i)
+                reply = await client.chat.completions.create(
+                    model="cord", messages=QUESTION, seed=i
+                )
                 replies[i] = str((reply.model_extra or {})["cord"]["seed"])
                 assert reply.choices[0].message.content == ANSWER
                 return
-            stream = await client.chat.completions.create(model="cord", messages=QUESTION, seed=i, stream=True)
+            stream = await client.chat.completions.create(
+                model="cord", messages=QUESTION, seed=i, stream=True
+            )
             chunks = [chunk async for chunk in stream]
             replies[i] = str((chunks[-1].model_extra or {})["cord"]["seed"])
             assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ANSWER

@@ -110,7 +110,9 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_the_rest()
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_place_is_free_again_when_the_client_has_left(stream: bool) -> None:
     gate = Held(lambda ask: len(panel.asks) == 1)
-    panel = Panel(teachers=[Teacher("anna", gate)], options=replace(OPTIONS, limits=RequestLimits(requests=1)))
+    panel = Panel(
+        teachers=[Teacher("anna", gate)], options=replace(OPTIONS, limits=RequestLimits(requests=1))
+    )
     app = panel.app
     gone = Connection(request(stream=stream))
     async with anyio.create_task_group() as group:

@@ -21,15 +21,23 @@ from tests.api.panel import CHAT, OPTIONS, Panel, Scorer, Teacher, ask, events_o
 pytestmark = pytest.mark.anyio
 
 
-async def post(panel: Panel, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+async def post(
+    panel: Panel, headers: dict[str, str] | None = None, **fields: Any
+) -> httpx.Response:
     async with panel.client() as client:
         return await client.post(CHAT, json=ask(**fields), headers=headers or {})
 
 
-def assert_error(reply: httpx.Response, status: int, code: str | None, retry: str | None = None) -> dict[str, Any]:
+def assert_error(
+    reply: httpx.Response, status: int, code: str | None, retry: str | None = None
+) -> dict[str, Any]:
     body = reply.json()
     assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
-    assert (reply.status_code, body["error"]["code"], reply.headers.get("x-should-retry")) == (status, code, retry)
+    assert (reply.status_code, body["error"]["code"], reply.headers.get("x-should-retry")) == (
+        status,
+        code,
+        retry,
+    )
     assert reply.headers["x-request-id"]
     error: dict[str, Any] = body["error"]
     return error
@@ -49,7 +57,11 @@ async def test_a_search_without_candidates_is_503_and_not_worth_repeating(stream
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_prompt_no_teacher_can_hold_is_the_requests_fault(stream: bool) -> None:
-    error = assert_error(await post(Panel(failing("context_overflow")), stream=stream), 400, "context_length_exceeded")
+    error = assert_error(
+        await post(Panel(failing("context_overflow")), stream=stream),
+        400,
+        "context_length_exceeded",
+    )
     assert error["param"] == "messages"
 
 
@@ -76,25 +88,34 @@ async def test_a_deadline_before_the_first_step_is_504() -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_scorer_that_fails_is_told_apart(kind: Any, status: int, code: str, stream: bool) -> None:
+async def test_a_scorer_that_fails_is_told_apart(
+    kind: Any, status: int, code: str, stream: bool
+) -> None:
     panel = Panel(scorer=Scorer("ben", ScorerError(kind, "scripted")))
     assert_error(await post(panel, stream=stream), status, code, "false")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_bug_is_logged_and_tells_the_client_nothing(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_logged_and_tells_the_client_nothing(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def bug(_: object) -> None:
         raise ZeroDivisionError("internal detail")
 
     with caplog.at_level(logging.ERROR, "proxy.api"):
-        reply = await post(Panel(teachers=[Teacher("anna", bug)]), {"x-request-id": "r-9"}, stream=stream)
+        reply = await post(
+            Panel(teachers=[Teacher("anna", bug)]), {"x-request-id": "r-9"}, stream=stream
+        )
     assert_error(reply, 500, "internal_error", "false")
     assert "internal detail" not in reply.text
     assert "r-9" in caplog.text and "internal detail" in caplog.text
 
 
 def test_an_error_that_should_not_have_come_this_far_is_a_bug() -> None:
-    for stray in (TeacherError("anna", "broken", "http://10.0.0.1/secret"), ConfigError("a.b", "secret")):
+    for stray in (
+        TeacherError("anna", "broken", "http://10.0.0.1/secret"),
+        ConfigError("a.b", "secret"),
+    ):
         assert (describe(stray).status, "secret" in describe(stray).message) == (500, False)
 
 
@@ -129,7 +150,17 @@ async def test_a_body_that_is_too_long_is_413() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer sesamé", "sesame", "Basic sesame", "Bearer sesame x"]
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Bearer sesamé",
+        "sesame",
+        "Basic sesame",
+        "Bearer sesame x",
+    ],
 )
 async def test_without_the_key_nothing_is_answered(header: str) -> None:
     panel = Panel(options=replace(OPTIONS, keys=(master_key("sesame"),)))
@@ -145,7 +176,9 @@ async def test_without_the_key_nothing_is_answered(header: str) -> None:
 async def test_the_key_opens_and_the_probes_need_none(key: str) -> None:
     panel = Panel(options=replace(OPTIONS, keys=(master_key(key),)))
     async with panel.client() as client:
-        opened = await client.post(CHAT, json=ask(), headers={b"authorization": f"bearer {key}".encode()})
+        opened = await client.post(
+            CHAT, json=ask(), headers={b"authorization": f"bearer {key}".encode()}
+        )
         probes = [await client.get(path) for path in ("/health", "/ready", "/metrics")]
     assert [reply.status_code for reply in (opened, *probes)] == [200] * 4
 
@@ -158,7 +191,8 @@ async def test_one_search_too_many_is_told_to_come_again_and_is_let_in_afterward
         await go_on.wait()
 
     panel = Panel(
-        teachers=[Teacher("anna", gate)], options=replace(OPTIONS, limits=RequestLimits(requests=1), retry_after_s=3)
+        teachers=[Teacher("anna", gate)],
+        options=replace(OPTIONS, limits=RequestLimits(requests=1), retry_after_s=3),
     )
     replies: list[httpx.Response] = []
     async with panel.client() as client, anyio.create_task_group() as group:

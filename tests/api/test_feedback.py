@@ -33,7 +33,10 @@ async def test_a_late_reference_joins_its_trace_once(tmp_path: Path) -> None:
         said = {"reference": "43", "rating": 0.5, "comment": "a secret"}
         for id in (reply["id"], reply["id"], "mine"):
             answer = await client.post(FEEDBACK, json={"id": id, **said})
-            assert (answer.status_code, answer.json()) == (200, {"object": "feedback", "id": reply["id"]})
+            assert (answer.status_code, answer.json()) == (
+                200,
+                {"object": "feedback", "id": reply["id"]},
+            )
     [record] = TraceReader(tmp_path)
     [feedback] = record.feedback
     assert record.references == ("43",) and (feedback.rating, feedback.comment) == (0.5, "a [x]")
@@ -44,8 +47,15 @@ async def test_a_late_reference_joins_its_trace_once(tmp_path: Path) -> None:
 
 async def test_feedback_that_belongs_to_nothing_or_says_nothing_is_refused(tmp_path: Path) -> None:
     async with panel(tmp_path).client() as client:
-        assert (await client.post(FEEDBACK, json={"id": "nobody", "rating": 1.0})).status_code == 404
-        for body in ({"id": "x"}, {"rating": 1.0}, {"id": "x", "rating": 2.0}, {"id": "x", "rating": 1.0, "mood": 1}):
+        assert (
+            await client.post(FEEDBACK, json={"id": "nobody", "rating": 1.0})
+        ).status_code == 404
+        for body in (
+            {"id": "x"},
+            {"rating": 1.0},
+            {"id": "x", "rating": 2.0},
+            {"id": "x", "rating": 1.0, "mood": 1},
+        ):
             assert (await client.post(FEEDBACK, json=body)).status_code == 400
     async with Panel().client() as client:
         assert (await client.post(FEEDBACK, json={"id": "x", "rating": 1.0})).status_code == 404

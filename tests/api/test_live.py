@@ -85,9 +85,19 @@ async def test_viewer_sees_the_whole_search_in_order() -> None:
     assert [frame.id for frame in frames] == [str(i) for i in range(len(frames))]
     seen = [json.loads(frame.data) for frame in frames]
     first, last = seen[0], seen[-1]
-    assert (first["type"], first["schema"], first["id"], first["model"]) == ("started", SCHEMA, search, "cord")
-    assert first["teachers"] == ["anna", "ben"] and first["messages"][0]["content"] == "What is 6 × 7?"
-    assert last["type"] == "finished" and last["answer"] == reply.json()["choices"][0]["message"]["content"]
+    assert (first["type"], first["schema"], first["id"], first["model"]) == (
+        "started",
+        SCHEMA,
+        search,
+        "cord",
+    )
+    assert (
+        first["teachers"] == ["anna", "ben"] and first["messages"][0]["content"] == "What is 6 × 7?"
+    )
+    assert (
+        last["type"] == "finished"
+        and last["answer"] == reply.json()["choices"][0]["message"]["content"]
+    )
     requested = [event["id"] for event in seen if event["type"] == "proposal_requested"]
     assert requested == sorted(requested)
     assert {event["teacher"] for event in seen if event["type"] == "proposed"} == {"anna", "ben"}
@@ -105,7 +115,9 @@ async def test_viewer_goes_on_after_the_last_event_it_has() -> None:
         assert told(rest.content) == whole[5:]
         same = await client.get(watching(search), params={"last_event_id": "4"})
         assert same.content == rest.content
-        after_the_end = await client.get(watching(search), headers={"last-event-id": str(len(whole) - 1)})
+        after_the_end = await client.get(
+            watching(search), headers={"last-event-id": str(len(whole) - 1)}
+        )
     assert after_the_end.status_code == 204 and after_the_end.content == b""
 
 
@@ -126,7 +138,9 @@ async def test_viewer_may_come_first_and_sees_candidates_before_the_step_is_deci
         group.start_soon(viewer.run, app)
         await anyio.wait_all_tasks_blocked()
         assert viewer.status == 0
-        group.start_soon(lambda: client.post(CHAT, json=ask(), headers={"x-request-id": "my-own-id"}))
+        group.start_soon(
+            lambda: client.post(CHAT, json=ask(), headers={"x-request-id": "my-own-id"})
+        )
         await landed.wait()
         assert [event["teacher"] for event in viewer.seen if event["type"] == "proposed"] == ["ben"]
         assert not any(event["type"] == "step_decided" for event in viewer.seen)
@@ -180,7 +194,10 @@ async def test_search_goes_on_when_its_viewer_leaves() -> None:
 async def test_silence_is_filled_with_comments() -> None:
     chunks: list[bytes] = []
     enough = anyio.Event()
-    panel = Panel((Teacher("anna", lambda asked: anyio.sleep_forever()),), options=replace(OPTIONS, keepalive_s=0.001))
+    panel = Panel(
+        (Teacher("anna", lambda asked: anyio.sleep_forever()),),
+        options=replace(OPTIONS, keepalive_s=0.001),
+    )
     viewer = Viewer(watching("silent"), "wait_s=10")
 
     async def send(message: Message) -> None:
@@ -201,7 +218,12 @@ async def test_what_cannot_be_watched_is_said_so() -> None:
     async with Panel().client() as client:
         missing = await client.get(watching("chatcmpl-none"))
         assert missing.status_code == 404 and missing.json()["error"]["code"] == "not_found"
-        for query in ({"last_event_id": "x"}, {"last_event_id": "-1"}, {"wait_s": "nan"}, {"wait_s": "999"}):
+        for query in (
+            {"last_event_id": "x"},
+            {"last_event_id": "-1"},
+            {"wait_s": "nan"},
+            {"wait_s": "999"},
+        ):
             bad = await client.get(watching("any"), params=query)
             assert bad.status_code == 400 and bad.json()["error"]["param"] in query
     async with Panel(options=replace(OPTIONS, keys=(master_key("secret"),))).client() as client:
@@ -214,7 +236,9 @@ async def test_searches_to_watch_are_listed_newest_first() -> None:
         ids = [(await client.post(CHAT, json=ask())).json()["id"] for _ in range(2)]
         listed = (await client.get("/v1/cord/searches")).json()["data"]
     assert [entry["id"] for entry in listed] == ids[::-1]
-    assert listed[0]["running"] is False and listed[0]["model"] == "cord" and listed[0]["events"] > 10
+    assert (
+        listed[0]["running"] is False and listed[0]["model"] == "cord" and listed[0]["events"] > 10
+    )
 
 
 def job(id: str) -> Job:
@@ -249,7 +273,10 @@ def test_unknown_kind_of_event_is_told_by_its_type_alone() -> None:
     class ProposalSkimmedOver:
         pass
 
-    assert event_json(Stamped(1.0, ProposalSkimmedOver())) == {"type": "proposal_skimmed_over", "at_s": 1.0}  # type: ignore[arg-type]
+    assert event_json(Stamped(1.0, ProposalSkimmedOver())) == {
+        "type": "proposal_skimmed_over",
+        "at_s": 1.0,
+    }  # type: ignore[arg-type]
 
 
 def test_every_kind_of_event_is_described_in_the_docs() -> None:
@@ -259,5 +286,12 @@ def test_every_kind_of_event_is_described_in_the_docs() -> None:
     source = (Path(event_json.__code__.co_filename)).read_text()
     for kind in get_args(all_events.Event):
         assert f"case {kind.__name__}(" in source, kind
-    for name in ("started", "proposal_requested", "step_decided", "answer_delta", "finished", "cancelled"):
+    for name in (
+        "started",
+        "proposal_requested",
+        "step_decided",
+        "answer_delta",
+        "finished",
+        "cancelled",
+    ):
         assert f"`{name}`" in told_of

@@ -48,7 +48,12 @@ async def test_the_description_is_a_page_too_that_loads_nothing() -> None:
         page = await client.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    for part in ("/v1/chat/completions", 'id="CordOptions"', "beam_width", "hypotheses that survive a step"):
+    for part in (
+        "/v1/chat/completions",
+        'id="CordOptions"',
+        "beam_width",
+        "hypotheses that survive a step",
+    ):
         assert part in page.text
     assert "<script" not in page.text and "http://" not in page.text
 
@@ -58,7 +63,9 @@ async def test_pages_of_configured_origins_may_call() -> None:
     app = Panel().app
     served = Starlette(routes=app.routes, middleware=cors(["https://app.example"]))
     async with AsyncClient(transport=ASGITransport(served), base_url="http://cord") as client:
-        before = await client.options(CHAT, headers={**asked, "access-control-request-headers": "authorization"})
+        before = await client.options(
+            CHAT, headers={**asked, "access-control-request-headers": "authorization"}
+        )
         reply = await client.post(CHAT, json=ask(), headers={"origin": "https://app.example"})
         other = await client.post(CHAT, json=ask(), headers={"origin": "https://other.example"})
     assert before.headers["access-control-allow-origin"] == "https://app.example"

@@ -128,7 +128,9 @@ def test_what_is_out_of_bounds_is_refused_by_its_key(key: str, value: object) ->
 def test_auto_looks_ahead_only_where_there_is_a_reference(
     asked: str | None, configured: str, referenced: bool, score: str
 ) -> None:
-    found = resolve_score(asked, configured, referenced=referenced, known=KNOWN, reference_free="step")
+    found = resolve_score(
+        asked, configured, referenced=referenced, known=KNOWN, reference_free="step"
+    )
     assert found == score
 
 
@@ -141,7 +143,9 @@ def test_auto_looks_ahead_only_where_there_is_a_reference(
         (None, "predictive", "cord.reference"),
     ],
 )
-def test_a_score_that_cannot_be_had_is_refused(asked: str | None, configured: str, param: str) -> None:
+def test_a_score_that_cannot_be_had_is_refused(
+    asked: str | None, configured: str, param: str
+) -> None:
     with pytest.raises(RequestError) as refused:
         resolve_score(asked, configured, referenced=False, known=KNOWN, reference_free="step")
     assert refused.value.param == param
@@ -149,17 +153,24 @@ def test_a_score_that_cannot_be_had_is_refused(asked: str | None, configured: st
 
 def test_a_scorer_that_cannot_look_ahead_is_not_asked_to() -> None:
     known = frozenset({"step"})
-    assert resolve_score(None, "auto", referenced=True, known=known, reference_free="step") == "step"
+    assert (
+        resolve_score(None, "auto", referenced=True, known=known, reference_free="step") == "step"
+    )
 
 
 def test_the_options_can_be_had_without_a_web_framework() -> None:
     code = "import sys, proxy.api.options, proxy.api.health; print('starlette' in sys.modules)"
-    assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
 
 
 @pytest.mark.parametrize("score", ["step + 0.5*contrastive", "0.5 * step+predictive"])
 def test_a_blend_is_known_when_its_parts_are(score: str) -> None:
-    assert resolve_score(score, "auto", referenced=True, known=KNOWN, reference_free="step") == score
+    assert (
+        resolve_score(score, "auto", referenced=True, known=KNOWN, reference_free="step") == score
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +190,9 @@ def test_a_blend_that_is_none_is_refused(score: str, said: str) -> None:
 
 def test_a_blend_with_a_reference_needs_one() -> None:
     with pytest.raises(RequestError, match="reference"):
-        resolve_score("step + predictive", "auto", referenced=False, known=KNOWN, reference_free="step")
+        resolve_score(
+            "step + predictive", "auto", referenced=False, known=KNOWN, reference_free="step"
+        )
 
 
 def test_every_setting_is_declared_once_and_has_a_doc_line() -> None:

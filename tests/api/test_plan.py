@@ -16,18 +16,26 @@ from tests.api.panel import Teacher, ask
 PANEL = (Teacher("anna"), Teacher("ben"))
 ENSEMBLES = {
     "cord": Ensemble("cord", PANEL, Settings()),
-    "with": Ensemble("with", (Teacher("anna", supports_tools=True, supports_response_format=True),), Settings()),
+    "with": Ensemble(
+        "with", (Teacher("anna", supports_tools=True, supports_response_format=True),), Settings()
+    ),
     "told": Ensemble("told", PANEL, Settings(answerer="ben")),
     "anna": Ensemble("anna", (PANEL[0],), Settings(strategy="single")),
 }
-SERVERS = {"anna": frozenset({"chat/completions"}), "ben": frozenset({"chat/completions"}), "words": frozenset({"x"})}
+SERVERS = {
+    "anna": frozenset({"chat/completions"}),
+    "ben": frozenset({"chat/completions"}),
+    "words": frozenset({"x"}),
+}
 TOOLS = [{"type": "function", "function": {"name": "weigh"}}]
 FORMAT = {"type": "json_object"}
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
 RELAY = {"relay": True}
 
 
-def planned(*, operator: bool = False, servers: dict[str, frozenset[str]] = SERVERS, **fields: Any) -> Plan:
+def planned(
+    *, operator: bool = False, servers: dict[str, frozenset[str]] = SERVERS, **fields: Any
+) -> Plan:
     endpoint = ChatEndpoint()
     body = ask(**fields)
     wanted = Wanted.of(endpoint.path, body, endpoint.wishes(body), operator)
@@ -61,7 +69,9 @@ def test_a_panel_decodes_what_it_can(fields: dict[str, Any], name: str) -> None:
         ({"n": 2, "operator": True}, "anna", "n"),
     ],
 )
-def test_one_teacher_gets_what_is_for_one(fields: dict[str, Any], teacher: str, why: str | None) -> None:
+def test_one_teacher_gets_what_is_for_one(
+    fields: dict[str, Any], teacher: str, why: str | None
+) -> None:
     assert planned(**fields) == Relay(teacher, why)
 
 

@@ -40,7 +40,11 @@ async def test_a_whole_reply_has_every_field_clients_read() -> None:
         reply = await client.post(CHAT, json=ask(), headers={"x-request-id": "mine-1"})
     body = reply.json()
     job, _ = panel.kept[0]
-    assert (body["id"], body["object"], body["model"]) == (job.problem.id, "chat.completion", "cord")
+    assert (body["id"], body["object"], body["model"]) == (
+        job.problem.id,
+        "chat.completion",
+        "cord",
+    )
     assert body["choices"] == [
         {
             "index": 0,
@@ -102,7 +106,11 @@ async def test_the_stitched_stream_is_the_whole_reply(inline: bool) -> None:
     chunks, body = await stream(Panel(), **fields), await whole(Panel(), **fields)
     message = body["choices"][0]["message"]
     assert stitched(chunks, "content") == message["content"]
-    assert stitched(chunks, "reasoning") == stitched(chunks, "reasoning_content") == message.get("reasoning", "")
+    assert (
+        stitched(chunks, "reasoning")
+        == stitched(chunks, "reasoning_content")
+        == message.get("reasoning", "")
+    )
     assert chunks[-1]["usage"] == body["usage"]
     summary = chunks[-2]["cord"]
     assert {**summary, "request_id": ""} == {**body["cord"], "request_id": ""}
@@ -124,7 +132,12 @@ async def test_chunks_come_in_the_order_clients_expect() -> None:
         (first["id"], first["created"], "cord", "chat.completion.chunk")
     }
     assert first["choices"] == [
-        {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
+        {
+            "index": 0,
+            "delta": {"role": "assistant", "content": ""},
+            "finish_reason": None,
+            "logprobs": None,
+        }
     ]
     assert all("role" not in chunk["choices"][0]["delta"] for chunk in chunks[1:-1])
     assert step["cord"] == {
@@ -146,11 +159,19 @@ async def test_where_nothing_was_scored_no_value_is_claimed() -> None:
     async with panel.client() as client:
         reply = await client.post(CHAT, json=ask(model="anna"))
     cord = reply.json()["cord"]
-    assert (cord["strategy"], cord["score"], cord["value"], cord["source"]) == ("single", None, None, "none")
+    assert (cord["strategy"], cord["score"], cord["value"], cord["source"]) == (
+        "single",
+        None,
+        None,
+        "none",
+    )
     assert [step["value"] for step in cord["steps"]] == [None, None]
     assert "x-cord-value" not in reply.headers
     chunks = await stream(panel, model="anna")
-    assert [chunk["cord"]["value"] for chunk in chunks if "step" in chunk.get("cord", {})] == [None, None]
+    assert [chunk["cord"]["value"] for chunk in chunks if "step" in chunk.get("cord", {})] == [
+        None,
+        None,
+    ]
 
 
 async def test_a_reply_cut_off_by_its_budget_says_length_and_can_be_sent_back() -> None:
@@ -199,7 +220,9 @@ async def test_names_that_no_header_can_hold_do_not_break_the_reply() -> None:
 async def test_half_a_surrogate_pair_in_what_a_model_wrote_does_not_break_the_reply() -> None:
     panel = Panel(teachers=[Teacher("anna", aside=" \ud83d!")])
     message = (await whole(panel))["choices"][0]["message"]
-    assert message["reasoning"] == "### Step 1. anna thinks 1 ?!\n\n### Step 2. anna thinks 2 ?!\n\n"
+    assert (
+        message["reasoning"] == "### Step 1. anna thinks 1 ?!\n\n### Step 2. anna thinks 2 ?!\n\n"
+    )
     assert stitched(await stream(panel), "reasoning") == message["reasoning"]
 
 
@@ -208,7 +231,10 @@ async def test_models_are_listed_and_found() -> None:
         listed = (await client.get("/v1/models")).json()
         one = (await client.get("/v1/models/cord")).json()
         missing = await client.get("/v1/models/org/none")
-    assert (listed["object"], [model["id"] for model in listed["data"]]) == ("list", ["cord", "anna", "ben"])
+    assert (listed["object"], [model["id"] for model in listed["data"]]) == (
+        "list",
+        ["cord", "anna", "ben"],
+    )
     assert one == listed["data"][0] == {
         "id": "cord",
         "object": "model",
@@ -220,8 +246,13 @@ async def test_models_are_listed_and_found() -> None:
 
 
 async def test_the_server_is_ready_while_all_that_is_required_is_ok() -> None:
-    up, down = ComponentState("anna", True), ComponentState("ben", False, True, "connection refused", "unreachable")
-    async with Panel(components={"anna": up, "ben": replace(down, required=False)}).client() as client:
+    up, down = (
+        ComponentState("anna", True),
+        ComponentState("ben", False, True, "connection refused", "unreachable"),
+    )
+    async with Panel(
+        components={"anna": up, "ben": replace(down, required=False)}
+    ).client() as client:
         assert (await client.get("/ready")).status_code == 200
     async with Panel(components={"anna": up, "ben": down}).client() as client:
         reply = await client.get("/ready")
@@ -235,4 +266,7 @@ async def test_the_server_is_ready_while_all_that_is_required_is_ok() -> None:
 async def test_the_metrics_page_is_passed_on_as_it_is() -> None:
     async with Panel().client() as client:
         reply = await client.get("/metrics")
-    assert (reply.content, reply.headers["content-type"]) == (b"cord_up 1\n", "text/plain; version=1.0.0")
+    assert (reply.content, reply.headers["content-type"]) == (
+        b"cord_up 1\n",
+        "text/plain; version=1.0.0",
+    )

@@ -31,9 +31,15 @@ def job_of(body: dict[str, Any], base: Settings = BASE) -> Job:
 
 
 def test_sampling_stops_and_budget_reach_the_search() -> None:
-    body = ask(temperature=0, top_p=0.5, seed=-3, stop="END", max_tokens=9, max_completion_tokens=77)
+    body = ask(
+        temperature=0, top_p=0.5, seed=-3, stop="END", max_tokens=9, max_completion_tokens=77
+    )
     job = job_of(body)
-    assert (job.settings.sampling.temperature, job.settings.sampling.top_p, job.settings.sampling.seed) == (0, 0.5, -3)
+    assert (
+        job.settings.sampling.temperature,
+        job.settings.sampling.top_p,
+        job.settings.sampling.seed,
+    ) == (0, 0.5, -3)
     assert (job.problem.stop, job.settings.budget.total_tokens) == (("END",), 77)
     assert job_of(ask(max_tokens=9, stop=["a", "b"])).settings.budget.total_tokens == 9
     assert (job.received, job.ensemble.name, job.settings.beam_width) == (12.5, "cord", 3)
@@ -41,8 +47,12 @@ def test_sampling_stops_and_budget_reach_the_search() -> None:
 
 def test_what_is_not_asked_for_stays_as_configured() -> None:
     configured = replace(BASE, budget=replace(BASE.budget, total_tokens=5))
-    settings = job_of(ask(temperature=None, top_p=None, max_tokens=None, stop=None, cord=None), configured).settings
-    assert settings == replace(configured, score="step", sampling=replace(configured.sampling, seed=7))
+    settings = job_of(
+        ask(temperature=None, top_p=None, max_tokens=None, stop=None, cord=None), configured
+    ).settings
+    assert settings == replace(
+        configured, score="step", sampling=replace(configured.sampling, seed=7)
+    )
 
 
 def test_without_a_seed_two_requests_are_two_samples() -> None:
@@ -75,7 +85,10 @@ def test_messages_become_texts_and_earlier_reasoning_is_dropped() -> None:
     }
     messages = [
         {"role": "developer", "content": "Be brief.", "name": "dev"},
-        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}],
+        },
         {"role": "assistant", "content": "<think>\n### Step 1. hm\n\n</think>\n\n12", **thought},
         {"role": "user", "content": "and <think>?"},
         {"role": "assistant", "content": "", **thought},
@@ -93,8 +106,12 @@ def test_messages_become_texts_and_earlier_reasoning_is_dropped() -> None:
     )
 
 
-@pytest.mark.parametrize(("reference", "references"), [("42", ("42",)), (["42", "6·7"], ("42", "6·7"))])
-def test_a_reference_makes_the_score_look_ahead(reference: object, references: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("reference", "references"), [("42", ("42",)), (["42", "6·7"], ("42", "6·7"))]
+)
+def test_a_reference_makes_the_score_look_ahead(
+    reference: object, references: tuple[str, ...]
+) -> None:
     job = job_of(ask(cord={"reference": reference}))
     assert (job.problem.references, job.settings.score) == (references, "predictive")
 
@@ -155,15 +172,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content",
+    ),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "messages[0].content"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+        "messages[0].content",
+    ),
     ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"content": "x"}]}, "messages[0].role"),
     ({"messages": [{**USER, "tool_call_id": "x"}]}, "messages[0].tool_call_id"),
-    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
-    ({"messages": [{**USER, "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}]}, "messages[0].tool_calls"),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+        "messages[0].tool_calls[0].function",
+    ),
+    (
+        {"messages": [{**USER, "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}]},
+        "messages[0].tool_calls",
+    ),
     ({"temperature": 2.1}, "temperature"),
     ({"temperature": "1"}, "temperature"),
     ({"temperature": True}, "temperature"),
@@ -214,7 +243,11 @@ async def test_what_cannot_be_done_is_refused_by_name_and_starts_no_teacher(stre
             error = reply.json()["error"]
             assert (reply.status_code, error["param"]) == (400, param), (fields, error)
             assert error.keys() == {"message", "type", "param", "code"}
-            assert (error["type"], bool(error["message"]), bool(error["code"])) == ("invalid_request_error", True, True)
+            assert (error["type"], bool(error["message"]), bool(error["code"])) == (
+                "invalid_request_error",
+                True,
+                True,
+            )
     assert (panel.asks, panel.kept) == ([], [])
 
 
@@ -231,28 +264,39 @@ async def test_what_cannot_be_done_is_refused_by_name_and_starts_no_teacher(stre
 async def test_a_body_that_makes_no_sense_is_a_clean_400(body: bytes) -> None:
     panel = Panel()
     async with panel.client() as client:
-        reply = await client.post(CHAT, content=body, headers={"content-type": "application/json; charset=utf-8"})
+        reply = await client.post(
+            CHAT, content=body, headers={"content-type": "application/json; charset=utf-8"}
+        )
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
     assert panel.asks == []
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+@pytest.mark.parametrize(
+    "media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""]
+)
 async def test_a_body_that_is_not_said_to_be_json_is_refused(media_type: str) -> None:
     panel = Panel()
     async with panel.client() as client:
-        reply = await client.post(CHAT, content=json.dumps(ask()).encode(), headers={"content-type": media_type})
+        reply = await client.post(
+            CHAT, content=json.dumps(ask()).encode(), headers={"content-type": media_type}
+        )
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_content_type")
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "system", "assistant", "developer"]), "content": st.text(min_size=1, max_size=5)},
+    {
+        "role": st.sampled_from(["user", "system", "assistant", "developer"]),
+        "content": st.text(min_size=1, max_size=5),
+    },
     optional={"name": st.text(min_size=1, max_size=5), "reasoning": JSON},
 )
 SHARE = st.floats(0, 1)
@@ -271,7 +315,8 @@ PLAUSIBLE = {
     "tools": st.just([]),
 }
 OPTIONS_PLAUSIBLE = {
-    "reference": st.text(min_size=1, max_size=5) | st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=3),
+    "reference": st.text(min_size=1, max_size=5)
+    | st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=3),
     "strategy": st.sampled_from(sorted(STRATEGIES)),
     "score": st.sampled_from(["auto", "step", "contrastive", "predictive"]),
     "beam_width": st.integers(1, 64),
@@ -295,23 +340,34 @@ OPTIONS_PLAUSIBLE = {
 @st.composite
 def bodies(draw: st.DrawFn) -> dict[str, Any]:
     """A request that makes sense, with up to one field and up to one option replaced by junk, or put in."""
-    body: dict[str, Any] = {"model": "cord", "messages": draw(st.lists(MESSAGE, min_size=1, max_size=3))}
+    body: dict[str, Any] = {
+        "model": "cord",
+        "messages": draw(st.lists(MESSAGE, min_size=1, max_size=3)),
+    }
     body |= draw(st.fixed_dictionaries({}, optional=PLAUSIBLE))
     options = draw(st.fixed_dictionaries({}, optional=OPTIONS_PLAUSIBLE))
-    junk = st.dictionaries(st.sampled_from(sorted(OPTIONS_PLAUSIBLE)) | st.text(max_size=5), JSON, max_size=1)
+    junk = st.dictionaries(
+        st.sampled_from(sorted(OPTIONS_PLAUSIBLE)) | st.text(max_size=5), JSON, max_size=1
+    )
     body["cord"] = options | draw(st.just({}) | junk)
-    names = st.sampled_from(["model", "messages", "cord", "response_format", "logprobs", *PLAUSIBLE])
+    names = st.sampled_from(
+        ["model", "messages", "cord", "response_format", "logprobs", *PLAUSIBLE]
+    )
     return body | draw(st.just({}) | st.dictionaries(names | st.text(max_size=5), JSON, max_size=1))
 
 
 @pytest.mark.anyio
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(body=bodies() | JSON)
 async def test_no_request_makes_the_server_fail(body: object) -> None:
     panel = Panel()
     async with panel.client() as client:
         content = json.dumps(body).encode()
-        reply = await client.post(CHAT, content=content, headers={"content-type": "application/json"})
+        reply = await client.post(
+            CHAT, content=content, headers={"content-type": "application/json"}
+        )
     assert reply.status_code in (200, 400, 404, 504), reply.text
     if reply.status_code != 200:
         error = reply.json()["error"]
@@ -350,7 +406,9 @@ def test_what_nobody_sets_is_what_fits_the_score(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_old_name_is_told_in_a_header_and_the_log(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_old_name_is_told_in_a_header_and_the_log(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     panel = Panel()
     async with panel.client() as client:
         reply = await client.post(CHAT, json=ask(cord={"siblings": 3}, stream=stream))
@@ -390,7 +448,9 @@ async def test_half_a_surrogate_pair_is_the_clients_fault(text: str) -> None:
 async def test_a_large_body_is_read_while_others_are_answered() -> None:
     """100,000 messages: the event loop takes turns with the thread that reads them."""
     panel = Panel(teachers=[Teacher("anna")])
-    messages = [{"role": "user", "content": "x"}] * 50_000 + [{"role": "assistant", "content": "y"}] * 50_000
+    messages = [{"role": "user", "content": "x"}] * 50_000 + [
+        {"role": "assistant", "content": "y"}
+    ] * 50_000
     turns, done = 0, False
 
     async def ask_for_much() -> None:

@@ -43,16 +43,25 @@ async def refusal(panel: Panel, path: str, **body: Any) -> dict[str, Any]:
 
 
 def official(panel: Panel) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url="http://cord/v1", api_key="none", http_client=panel.client(), max_retries=0)
+    return openai.AsyncOpenAI(
+        base_url="http://cord/v1", api_key="none", http_client=panel.client(), max_retries=0
+    )
 
 
 async def test_a_response_has_the_reasoning_and_the_answer_as_items() -> None:
-    found = await post(Panel(), RESPONSES, **QUESTION, instructions="Be brief.", metadata={"a": "b"})
+    found = await post(
+        Panel(), RESPONSES, **QUESTION, instructions="Be brief.", metadata={"a": "b"}
+    )
     thought, message = found["output"]
-    assert (thought["type"], thought["content"]) == ("reasoning", [{"type": "reasoning_text", "text": REASONING}])
+    assert (thought["type"], thought["content"]) == (
+        "reasoning",
+        [{"type": "reasoning_text", "text": REASONING}],
+    )
     assert [part["text"] for part in thought["summary"]] == REASONING.strip().split("\n\n")
     assert (message["role"], message["status"]) == ("assistant", "completed")
-    assert message["content"] == [{"type": "output_text", "text": ANSWER, "annotations": [], "logprobs": []}]
+    assert message["content"] == [
+        {"type": "output_text", "text": ANSWER, "annotations": [], "logprobs": []}
+    ]
     assert (found["object"], found["status"], found["model"]) == ("response", "completed", "cord")
     assert (found["instructions"], found["metadata"]) == ("Be brief.", {"a": "b"})
     assert found["usage"] == {
@@ -73,7 +82,9 @@ async def test_instructions_and_items_become_the_conversation() -> None:
         {"role": "user", "content": "Three?"},
     ]  # fmt: skip
     await post(panel, RESPONSES, model="cord", input=items, instructions="Be brief.")
-    told = [(message.role, message.content.partition("\n\n")[0]) for message in panel.asks[0].messages]
+    told = [
+        (message.role, message.content.partition("\n\n")[0]) for message in panel.asks[0].messages
+    ]
     assert told == [
         ("system", "Be brief."), ("user", "One?\nTwo?"), ("assistant", "Both."), ("system", "Hurry."),
         ("user", "Three?"),
@@ -83,7 +94,11 @@ async def test_instructions_and_items_become_the_conversation() -> None:
 async def test_the_budget_and_the_sampling_are_honoured() -> None:
     panel = Panel()
     await post(panel, RESPONSES, **QUESTION, max_output_tokens=9, temperature=0.3, top_p=0.5)
-    assert (panel.asks[0].max_tokens, panel.asks[0].temperature, panel.asks[0].top_p) == (9, 0.3, 0.5)
+    assert (panel.asks[0].max_tokens, panel.asks[0].temperature, panel.asks[0].top_p) == (
+        9,
+        0.3,
+        0.5,
+    )
 
 
 async def test_events_of_a_stream_are_numbered_and_say_what_the_whole_reply_says() -> None:
@@ -111,7 +126,10 @@ async def test_events_of_a_stream_are_numbered_and_say_what_the_whole_reply_says
 
 async def test_the_official_client_streams_a_response() -> None:
     deltas: dict[str, str] = {}
-    async with official(Panel()) as client, client.responses.stream(model="cord", input="What is 6 × 7?") as stream:
+    async with (
+        official(Panel()) as client,
+        client.responses.stream(model="cord", input="What is 6 × 7?") as stream,
+    ):
         async for event in stream:
             if event.type in ("response.output_text.delta", "response.reasoning_text.delta"):
                 deltas[event.type] = deltas.get(event.type, "") + event.delta
@@ -125,11 +143,16 @@ async def test_an_answer_that_is_cut_off_is_incomplete() -> None:
     async with official(Panel()) as client:
         found = await client.responses.create(model="cord", input="hm", max_output_tokens=8)
     assert found.status == "incomplete" and found.output_text == ""
-    assert found.incomplete_details is not None and found.incomplete_details.reason == "max_output_tokens"
+    assert (
+        found.incomplete_details is not None
+        and found.incomplete_details.reason == "max_output_tokens"
+    )
 
 
 async def test_a_failure_in_the_middle_of_a_response_is_an_event() -> None:
-    panel = Panel(teachers=[Teacher("anna", gate=fails_with("broken", lambda ask: ask.answer is not None))])
+    panel = Panel(
+        teachers=[Teacher("anna", gate=fails_with("broken", lambda ask: ask.answer is not None))]
+    )
     async with panel.client() as client:
         reply = await client.post(RESPONSES, json={**QUESTION, "stream": True})
     *_, before, last = Decoder().feed(reply.content)
@@ -144,7 +167,11 @@ async def test_a_failure_in_the_middle_of_a_response_is_an_event() -> None:
         ("input", [], "input"),
         ("input", "  ", None),
         ("input", [{"type": "computer_call", "call_id": "c"}], "input"),
-        ("input", [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], "input"),
+        (
+            "input",
+            [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}],
+            "input",
+        ),
         ("input", [{"role": "robot", "content": "hi"}], "input[0].role"),
         ("previous_response_id", "resp_1", "previous_response_id"),
         ("background", True, "background"),
@@ -155,10 +182,14 @@ async def test_a_failure_in_the_middle_of_a_response_is_an_event() -> None:
         ("fancy", 1, "fancy"),
     ],
 )
-async def test_what_a_response_cannot_honour_is_named(field: str, value: Any, param: str | None) -> None:
+async def test_what_a_response_cannot_honour_is_named(
+    field: str, value: Any, param: str | None
+) -> None:
     panel = Panel()
     error = await refusal(panel, RESPONSES, **{**QUESTION, field: value})
-    assert (error["param"] or None) == param or (param is None and "nothing is asked" in error["message"])
+    assert (error["param"] or None) == param or (
+        param is None and "nothing is asked" in error["message"]
+    )
     assert panel.asks == []
 
 
@@ -171,11 +202,15 @@ async def test_what_a_response_cannot_honour_is_named(field: str, value: Any, pa
         ("input", [{"type": "computer_call", "call_id": "c"}], "input"),
     ],
 )
-async def test_what_several_cannot_honour_goes_to_one_teachers_responses(field: str, value: Any, why: str) -> None:
+async def test_what_several_cannot_honour_goes_to_one_teachers_responses(
+    field: str, value: Any, why: str
+) -> None:
     stub = Stub(says(b"{}", content_type="application/json"))
     panel = Panel(upstreams=[stub.upstream("ben", PATHS)])
     async with panel.client() as client:
-        reply = await client.post(RESPONSES, json={**QUESTION, field: value, "cord": {"relay": True}})
+        reply = await client.post(
+            RESPONSES, json={**QUESTION, field: value, "cord": {"relay": True}}
+        )
     assert (reply.headers["x-cord-relayed"], reply.headers["x-cord-relayed-for"]) == ("ben", why)
     [(path, _, sent)] = stub.came
     assert path == "responses" and json.loads(sent)[field] == value and panel.asks == []
@@ -185,13 +220,18 @@ async def test_a_schema_is_held_to_by_a_teacher_that_can() -> None:
     panel = Panel(teachers=[Teacher("anna"), Teacher("ben", supports_response_format=True)])
     await post(panel, RESPONSES, **QUESTION, text={"format": SCHEMA, "verbosity": "low"})
     answer = next(one for one in panel.asks if one.answer is not None)
-    assert answer.format == {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+    assert answer.format == {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"type": "object"}},
+    }
     assert panel.kept[0][0].metadata["verbosity"] == "low"
 
 
 async def test_a_completion_is_the_answer_to_its_prompt() -> None:
     panel = Panel()
-    found = await post(panel, COMPLETIONS, model="cord", prompt="What is 6 × 7?", seed=7, max_tokens=200)
+    found = await post(
+        panel, COMPLETIONS, model="cord", prompt="What is 6 × 7?", seed=7, max_tokens=200
+    )
     [choice] = found["choices"]
     assert choice == {"index": 0, "text": ANSWER, "logprobs": None, "finish_reason": "stop"}
     assert (found["object"], found["usage"]["total_tokens"]) == ("text_completion", 25)
@@ -201,22 +241,41 @@ async def test_a_completion_is_the_answer_to_its_prompt() -> None:
 
 @pytest.mark.parametrize("inline", [False, True])
 async def test_a_streamed_completion_says_what_the_whole_one_says(inline: bool) -> None:
-    body = {"model": "cord", "prompt": "What is 6 × 7?", "seed": 7, "cord": {"inline_reasoning": inline}}
+    body = {
+        "model": "cord",
+        "prompt": "What is 6 × 7?",
+        "seed": 7,
+        "cord": {"inline_reasoning": inline},
+    }
     whole = await post(Panel(), COMPLETIONS, **body)
     async with Panel().client() as client:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         reply = await client.post(COMPLETIONS, json={**body, **options})
     chunks = events_of(reply.content)
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"])
-    assert text == whole["choices"][0]["text"] == (f"<think>\n{REASONING}</think>\n\n{ANSWER}" if inline else ANSWER)
-    assert chunks[-1]["usage"] == whole["usage"] and chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert (
+        text
+        == whole["choices"][0]["text"]
+        == (f"<think>\n{REASONING}</think>\n\n{ANSWER}" if inline else ANSWER)
+    )
+    assert (
+        chunks[-1]["usage"] == whole["usage"]
+        and chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "value", "param"),
-    [("prompt", ["a", "b"], "prompt"), ("suffix", "x", "suffix"), ("logprobs", 1, "logprobs"), ("echo", True, "echo")],
+    [
+        ("prompt", ["a", "b"], "prompt"),
+        ("suffix", "x", "suffix"),
+        ("logprobs", 1, "logprobs"),
+        ("echo", True, "echo"),
+    ],
 )
-async def test_what_a_completion_cannot_honour_is_named_or_goes_to_one(field: str, value: Any, param: str) -> None:
+async def test_what_a_completion_cannot_honour_is_named_or_goes_to_one(
+    field: str, value: Any, param: str
+) -> None:
     body = {"model": "cord", "prompt": "hm", field: value}
     assert (await refusal(Panel(), COMPLETIONS, **body))["param"] == param
     stub = Stub(says(b"{}", content_type="application/json"))

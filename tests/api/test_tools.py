@@ -16,7 +16,11 @@ pytestmark = pytest.mark.anyio
 
 WEIGH = {
     "type": "function",
-    "function": {"name": "weigh", "description": "Weigh it.", "parameters": {"type": "object", "properties": {}}},
+    "function": {
+        "name": "weigh",
+        "description": "Weigh it.",
+        "parameters": {"type": "object", "properties": {}},
+    },
 }
 STRICT: Any = {"type": "function", "function": {**WEIGH["function"], "strict": True}}  # type: ignore[dict-item]
 CALLS = ("I ask.\n<tool", '_call>\n{"name": "weigh", "arguments": {"what": "it"}}\n</tool_call>\n', "<tool_call>\n"
@@ -24,7 +28,9 @@ CALLS = ("I ask.\n<tool", '_call>\n{"name": "weigh", "arguments": {"what": "it"}
 
 
 def panel(*answer: str) -> Panel:
-    return Panel(teachers=[Teacher("anna", supports_tools=True, answer=answer or CALLS), Teacher("ben")])
+    return Panel(
+        teachers=[Teacher("anna", supports_tools=True, answer=answer or CALLS), Teacher("ben")]
+    )
 
 
 async def whole(panel: Panel, **fields: Any) -> dict[str, Any]:
@@ -63,12 +69,21 @@ async def test_a_stream_holds_a_call_back_until_it_is_whole() -> None:
     assert stitched(chunks, "content") == "I ask.\n"
     [called] = [chunk["choices"][0]["delta"]["tool_calls"] for chunk in chunks if "tool_calls" in str(chunk["choices"])
                 and "tool_calls" in chunk["choices"][0]["delta"]]  # fmt: skip
-    assert [(call["index"], call["function"]["name"]) for call in called] == [(0, "weigh"), (1, "weigh")]
+    assert [(call["index"], call["function"]["name"]) for call in called] == [
+        (0, "weigh"),
+        (1, "weigh"),
+    ]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-1] == "tool_calls"
 
 
 @pytest.mark.parametrize(
-    "answer", [("It is 3 kg.",), ("a < b <tool", " x"), ("<tool_call>\n{broken}\n</tool_call>",), ("<tool_call>",)]
+    "answer",
+    [
+        ("It is 3 kg.",),
+        ("a < b <tool", " x"),
+        ("<tool_call>\n{broken}\n</tool_call>",),
+        ("<tool_call>",),
+    ],
 )
 async def test_what_is_no_call_is_said(answer: tuple[str, ...]) -> None:
     choice = await whole(panel(*answer))
@@ -79,7 +94,11 @@ async def test_what_is_no_call_is_said(answer: tuple[str, ...]) -> None:
 
 async def test_calls_and_results_come_back_as_text() -> None:
     asked = panel("It is 3 kg.")
-    made = {"id": "call_1", "type": "function", "function": {"name": "weigh", "arguments": '{"what": "it"}'}}
+    made = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weigh", "arguments": '{"what": "it"}'},
+    }
     conversation = [
         {"role": "user", "content": "How heavy?"},
         {"role": "assistant", "content": None, "tool_calls": [made, {**made, "id": "call_2"}]},
@@ -91,7 +110,10 @@ async def test_calls_and_results_come_back_as_text() -> None:
     called = '<tool_call>\n{"name": "weigh", "arguments": {"what": "it"}}\n</tool_call>'
     assert (user.content, assistant.content) == ("How heavy?", f"{called}\n{called}")
     assert results.role == "user"
-    assert results.content == "<tool_response>\n3 kg\n</tool_response>\n<tool_response>\n4 kg\n</tool_response>"
+    assert (
+        results.content
+        == "<tool_response>\n3 kg\n</tool_response>\n<tool_response>\n4 kg\n</tool_response>"
+    )
 
 
 async def test_tools_that_must_not_be_called_are_not_told() -> None:
@@ -105,7 +127,11 @@ async def test_tools_that_must_not_be_called_are_not_told() -> None:
     ("teachers", "fields", "why"),
     [
         ([Teacher("anna"), Teacher("ben")], {}, "tools"),
-        ([Teacher("anna", supports_tools=True), Teacher("ben")], {"tool_choice": "required"}, "tool_choice"),
+        (
+            [Teacher("anna", supports_tools=True), Teacher("ben")],
+            {"tool_choice": "required"},
+            "tool_choice",
+        ),
     ],
 )
 async def test_what_nobody_can_promise_goes_to_one_if_asked(
@@ -154,10 +180,19 @@ async def test_calls_and_results_of_responses_come_back_as_text() -> None:
     asked = panel("It is 3 kg.")
     items = [
         {"role": "user", "content": "How heavy?"},
-        {"type": "function_call", "call_id": "call_1", "name": "weigh", "arguments": '{"what": "it"}'},
+        {
+            "type": "function_call",
+            "call_id": "call_1",
+            "name": "weigh",
+            "arguments": '{"what": "it"}',
+        },
         {"type": "function_call", "call_id": "call_2", "name": "weigh", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "call_1", "output": "3 kg"},
-        {"type": "function_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "4 kg"}]},
+        {
+            "type": "function_call_output",
+            "call_id": "call_2",
+            "output": [{"type": "input_text", "text": "4 kg"}],
+        },
     ]
     async with asked.client() as client:
         body = {"model": "cord", "input": items, "tools": [FLAT]}
@@ -165,15 +200,23 @@ async def test_calls_and_results_of_responses_come_back_as_text() -> None:
     assert reply.json()["output"][1]["content"][0]["text"] == "It is 3 kg."
     _, assistant, results = asked.kept[0][0].problem.messages
     assert assistant.content.count("<tool_call>") == 2
-    assert results.content == "<tool_response>\n3 kg\n</tool_response>\n<tool_response>\n4 kg\n</tool_response>"
+    assert (
+        results.content
+        == "<tool_response>\n3 kg\n</tool_response>\n<tool_response>\n4 kg\n</tool_response>"
+    )
 
 
 async def test_the_official_client_reads_calls_of_a_response() -> None:
     async with openai.AsyncOpenAI(
         base_url="http://cord/v1", api_key="none", http_client=panel().client(), max_retries=0
     ) as client:
-        async with client.responses.stream(model="cord", input="How heavy?", tools=[FLAT]) as stream:
+        async with client.responses.stream(
+            model="cord", input="How heavy?", tools=[FLAT]
+        ) as stream:
             events = [event.type async for event in stream]
             final = await stream.get_final_response()
     assert events.count("response.function_call_arguments.done") == 2
-    assert [item.name for item in final.output if item.type == "function_call"] == ["weigh", "weigh"]
+    assert [item.name for item in final.output if item.type == "function_call"] == [
+        "weigh",
+        "weigh",
+    ]

@@ -52,7 +52,9 @@ async def test_one_trace_comes_as_it_is_stored() -> None:
     assert missing.status_code == 404 and "not" in missing.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=201", "since=yesterday", "min_value=x", "colour=red"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=201", "since=yesterday", "min_value=x", "colour=red"]
+)
 async def test_filter_that_cannot_be_read_is_refused_by_name(query: str) -> None:
     async with Panel(store=Store()).client() as client:
         reply = await client.get(f"{TRACES}?{query}")
@@ -62,7 +64,9 @@ async def test_filter_that_cannot_be_read_is_refused_by_name(query: str) -> None
 async def test_without_traces_or_key_there_are_none() -> None:
     async with Panel().client() as client:
         assert (await client.get(TRACES)).status_code == 404
-    async with Panel(options=replace(OPTIONS, keys=(master_key("k"),)), store=Store()).client() as client:
+    async with Panel(
+        options=replace(OPTIONS, keys=(master_key("k"),)), store=Store()
+    ).client() as client:
         for path in (TRACES, f"{TRACES}/there"):
             assert (await client.get(path)).status_code == 401
 
@@ -76,7 +80,9 @@ async def test_search_is_found_under_the_id_of_its_reply(tmp_path: Path) -> None
         trace = (await client.get(f"{TRACES}/{reply['id']}")).json()
     log.close()
     assert entry["id"] == reply["id"] and entry["value"] == pytest.approx(reply["cord"]["value"])
-    assert entry["prompt"] == "What is 6 × 7?" and entry["teachers"] == [s["teacher"] for s in reply["cord"]["steps"]]
+    assert entry["prompt"] == "What is 6 × 7?" and entry["teachers"] == [
+        s["teacher"] for s in reply["cord"]["steps"]
+    ]
     assert trace["winner"]["answer"] == reply["choices"][0]["message"]["content"]
 
 

@@ -134,9 +134,16 @@ def running(name: str, log: Path) -> Iterator[Backend]:
                 process.wait()
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], output: IO[bytes]
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment,
+        stdout=output,
+        stderr=output,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -144,13 +151,17 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}")
+            raise RuntimeError(
+                f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}"
+            )
         try:
             if httpx.get(url, timeout=5).is_success:
                 return
         except httpx.TransportError:
             time.sleep(0.2)  # a server's start is the one thing that can only be waited for
-    raise RuntimeError(f"the server did not answer within {_PATIENCE_S:g} s:\n{log.read_text()[-3000:]}")
+    raise RuntimeError(
+        f"the server did not answer within {_PATIENCE_S:g} s:\n{log.read_text()[-3000:]}"
+    )
 
 
 def _free_port() -> int:

@@ -39,7 +39,9 @@ def url() -> Iterator[str]:
 
 
 def run(command: Sequence[str], **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment}
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -75,7 +77,9 @@ def test_the_ai_sdk_shows_reasoning_of_responses_and_calls_functions(url: str) -
     thought = REASONING.strip().replace("\n\n", "")
     with serving(calling_panel()) as port:
         other = f"http://127.0.0.1:{port}/v1"
-        found = told(["node", str(HERE / "with_ai_sdk.mjs"), str(INSTALLED / "node"), url, KEY, other])
+        found = told(
+            ["node", str(HERE / "with_ai_sdk.mjs"), str(INSTALLED / "node"), url, KEY, other]
+        )
     assert found == {
         "whole": ANSWER,
         "thought": thought,
@@ -87,9 +91,25 @@ def test_the_ai_sdk_shows_reasoning_of_responses_and_calls_functions(url: str) -
 
 
 def test_the_description_fuzzed_by_schemathesis_finds_no_server_error(url: str) -> None:
-    command = [str(INSTALLED / "bin/schemathesis"), "run", f"{url.removesuffix('/v1')}/openapi.json"]
+    command = [
+        str(INSTALLED / "bin/schemathesis"),
+        "run",
+        f"{url.removesuffix('/v1')}/openapi.json",
+    ]
     checks = "not_a_server_error,status_code_conformance,response_schema_conformance"
-    run([*command, "--checks", checks, "--max-examples", "60", "--seed", "1", "-H", f"Authorization: Bearer {KEY}"])
+    run(
+        [
+            *command,
+            "--checks",
+            checks,
+            "--max-examples",
+            "60",
+            "--seed",
+            "1",
+            "-H",
+            f"Authorization: Bearer {KEY}",
+        ]
+    )
 
 
 @pytest.mark.parametrize("how", [[], ["--no-stream"]], ids=["streamed", "whole"])
@@ -97,6 +117,7 @@ def test_the_llm_command(url: str, how: list[str], tmp_path: Path) -> None:
     entry = f"- model_id: cord\n  model_name: cord\n  api_base: {url}\n  api_key_name: cord\n"
     (tmp_path / "extra-openai-models.yaml").write_text(entry)
     said = run(
-        [str(INSTALLED / "bin/llm"), "-m", "cord", "--key", KEY, *how, "What is 6 × 7?"], LLM_USER_PATH=str(tmp_path)
+        [str(INSTALLED / "bin/llm"), "-m", "cord", "--key", KEY, *how, "What is 6 × 7?"],
+        LLM_USER_PATH=str(tmp_path),
     )
     assert said.strip() == ANSWER

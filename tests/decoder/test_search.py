@@ -59,7 +59,10 @@ def of(kind: type, events: Sequence[Event]) -> list:  # type: ignore[type-arg]
 
 
 async def test_the_best_scored_step_wins_at_every_depth() -> None:
-    good, bad = ScriptedTeacher("good", counts_to(3, "g")), ScriptedTeacher("bad", counts_to(3, "b"))
+    good, bad = (
+        ScriptedTeacher("good", counts_to(3, "g")),
+        ScriptedTeacher("bad", counts_to(3, "b")),
+    )
     result, events = await decode([bad, good], prefers("g"))
     assert result.winner.text == "### Step 1. g1\n\n### Step 2. g2\n\n### Step 3. g3\n\n"
     assert (result.answer, result.answerer, result.finish_reason, result.stopped) == (
@@ -113,7 +116,9 @@ async def test_a_failing_teacher_is_an_event_and_the_others_go_on() -> None:
         [ScriptedTeacher("dead", fails), ScriptedTeacher("t", counts_to(2, "x"))], prefers("x")
     )
     assert result.answerer == "t"
-    assert {(event.teacher, event.kind) for event in of(TeacherFailed, events)} == {("dead", "unreachable")}
+    assert {(event.teacher, event.kind) for event in of(TeacherFailed, events)} == {
+        ("dead", "unreachable")
+    }
 
 
 async def test_when_all_teachers_fail_the_search_names_each_reason() -> None:
@@ -136,13 +141,20 @@ def falls_silent(after: int, name: str) -> Script:
         depth = ask.reasoning.count("### Step")
         if ask.answer is not None:
             return Continuation("answer", "eos", 1, 1)
-        return Continuation(f" {name}{depth}", "marker", 1, 1) if depth <= after else Continuation("", "closed", 1, 0)
+        return (
+            Continuation(f" {name}{depth}", "marker", 1, 1)
+            if depth <= after
+            else Continuation("", "closed", 1, 0)
+        )
 
     return script
 
 
 async def test_reasoning_is_complete_when_half_of_the_teachers_have_nothing_to_add() -> None:
-    quiet, talker = ScriptedTeacher("quiet", falls_silent(1, "q")), ScriptedTeacher("talker", counts_to(9, "t"))
+    quiet, talker = (
+        ScriptedTeacher("quiet", falls_silent(1, "q")),
+        ScriptedTeacher("talker", counts_to(9, "t")),
+    )
     result, events = await decode([quiet, talker], prefers("q"), replace(SETTINGS, beam_width=1))
     assert (result.winner.text, result.stopped) == ("### Step 1. q1\n\n", "closed")
     assert [event.reason for event in of(Pruned, events) if event.id > 1] == ["empty", "rank"]
@@ -177,7 +189,14 @@ async def test_a_failing_scorer_ends_the_search_with_its_own_error() -> None:
 
     events: list[Event] = []
     with pytest.raises(ScorerError, match="no scorer"):
-        await search(PROBLEM, [ScriptedTeacher("t", counts_to(2))], ScriptedScorer(judge), SETTINGS, CUT, events.append)
+        await search(
+            PROBLEM,
+            [ScriptedTeacher("t", counts_to(2))],
+            ScriptedScorer(judge),
+            SETTINGS,
+            CUT,
+            events.append,
+        )
     assert events[-1] == Failed("unavailable", "no scorer")
 
 
@@ -187,7 +206,9 @@ async def test_a_bug_in_a_teacher_flies_and_is_recorded_as_internal() -> None:
 
     events: list[Event] = []
     with pytest.raises(BaseExceptionGroup) as caught:
-        await search(PROBLEM, [ScriptedTeacher("t", bug)], prefers("x"), SETTINGS, CUT, events.append)
+        await search(
+            PROBLEM, [ScriptedTeacher("t", bug)], prefers("x"), SETTINGS, CUT, events.append
+        )
     assert caught.value.subgroup(ZeroDivisionError) is not None
     assert isinstance(events[-1], Failed) and events[-1].kind == "internal"
 
@@ -220,7 +241,9 @@ async def test_a_straggler_is_left_behind_once_the_quorum_is_scored() -> None:
     settings = replace(SETTINGS, quorum=0.75, patience_s=0.0)
     result, events = await decode([slow, *fast], prefers("a"), settings)
     assert cancelled.is_set() and result.answerer == "a"
-    assert [(event.teacher, event.kind) for event in of(TeacherFailed, events)] == [("slow", "straggler")]
+    assert [(event.teacher, event.kind) for event in of(TeacherFailed, events)] == [
+        ("slow", "straggler")
+    ]
 
 
 async def test_a_straggler_within_the_patience_still_counts() -> None:
@@ -234,9 +257,13 @@ async def test_a_straggler_within_the_patience_still_counts() -> None:
         others_scored.set()
         return -0.1 if "late" in step else -1.0
 
-    slow = ScriptedTeacher("slow", lambda ask: late() if ask.answer is None else says("done", "eos"))
+    slow = ScriptedTeacher(
+        "slow", lambda ask: late() if ask.answer is None else says("done", "eos")
+    )
     settings = replace(SETTINGS, quorum=0.5, patience_s=60.0)
-    result, _ = await decode([slow, ScriptedTeacher("fast", counts_to(1, "f"))], ScriptedScorer(judge), settings)
+    result, _ = await decode(
+        [slow, ScriptedTeacher("fast", counts_to(1, "f"))], ScriptedScorer(judge), settings
+    )
     assert result.answerer == "slow"
 
 
@@ -263,7 +290,9 @@ class Slow(ScriptedTeacher):
 @pytest.mark.parametrize("ahead", [True, False])
 async def test_the_scorer_reads_a_step_while_it_is_written_if_asked_to(ahead: bool) -> None:
     scorer = prefers("word")
-    await decode([Slow("slow", counts_to(1))], scorer, replace(SETTINGS, prefill_partial_steps=ahead))
+    await decode(
+        [Slow("slow", counts_to(1))], scorer, replace(SETTINGS, prefill_partial_steps=ahead)
+    )
     [(_, prefix, step, _)] = scorer.history
     assert bool(scorer.prefill_partial_steps) == ahead
     for at, begun in scorer.prefill_partial_steps:
@@ -303,7 +332,11 @@ async def test_a_deadline_answers_from_the_best_trajectory_so_far() -> None:
 
     settings = replace(SETTINGS, budget=Budget(deadline_s=0.5))
     result, _ = await decode([ScriptedTeacher("t", script)], prefers("x"), settings)
-    assert (result.winner.text, result.stopped, result.answer) == ("### Step 1. one\n\n", "deadline", "in time")
+    assert (result.winner.text, result.stopped, result.answer) == (
+        "### Step 1. one\n\n",
+        "deadline",
+        "in time",
+    )
 
 
 async def test_a_deadline_before_the_first_step_is_an_error() -> None:
@@ -326,7 +359,9 @@ async def test_a_deadline_before_the_first_step_is_an_error() -> None:
     ],
 )
 async def test_a_spent_budget_ends_the_reasoning(budget: Budget, steps: int, stopped: str) -> None:
-    result, _ = await decode([ScriptedTeacher("t", counts_to(99, "x"))], prefers("x"), replace(SETTINGS, budget=budget))
+    result, _ = await decode(
+        [ScriptedTeacher("t", counts_to(99, "x"))], prefers("x"), replace(SETTINGS, budget=budget)
+    )
     assert (len(result.winner.candidates), result.stopped) == (steps, stopped)
 
 
@@ -340,8 +375,13 @@ async def test_tokens_left_bound_each_call_and_none_left_ends_with_length() -> N
 
 async def test_a_finished_hypothesis_waits_for_better_ones_still_growing() -> None:
     """The early closer leads at first; a beam that keeps thinking overtakes it."""
-    early, late = ScriptedTeacher("early", counts_to(1, "e")), ScriptedTeacher("late", counts_to(3, "l"))
-    scorer = ScriptedScorer(lambda prefix, step: -0.5 if "e1" in step else -1.0 + 0.45 * (prefix + step).count("l"))
+    early, late = (
+        ScriptedTeacher("early", counts_to(1, "e")),
+        ScriptedTeacher("late", counts_to(3, "l")),
+    )
+    scorer = ScriptedScorer(
+        lambda prefix, step: -0.5 if "e1" in step else -1.0 + 0.45 * (prefix + step).count("l")
+    )
     result, _ = await decode([early, late], scorer)
     assert result.winner.text.count("### Step") >= 2
 
@@ -349,7 +389,9 @@ async def test_a_finished_hypothesis_waits_for_better_ones_still_growing() -> No
 async def test_steps_are_committed_when_the_beam_converges_and_never_retracted() -> None:
     teachers = [ScriptedTeacher(name, counts_to(4, name)) for name in "ab"]
     # Step 1 of either survives; from step 2 on only what grew from a's first step does.
-    scorer = ScriptedScorer(lambda prefix, step: -0.1 if prefix.startswith("### Step 1. a") or not prefix else -5.0)
+    scorer = ScriptedScorer(
+        lambda prefix, step: -0.1 if prefix.startswith("### Step 1. a") or not prefix else -5.0
+    )
     result, events = await decode(teachers, scorer)
     kinds = [event for event in events if isinstance(event, StepDecided | Committed)]
     first = next(i for i, event in enumerate(kinds) if isinstance(event, Committed))
@@ -359,7 +401,9 @@ async def test_steps_are_committed_when_the_beam_converges_and_never_retracted()
 
 async def test_the_lag_commits_the_best_beams_choice_before_the_search_ends() -> None:
     teachers = [ScriptedTeacher(name, counts_to(4, name)) for name in "ab"]
-    scorer = ScriptedScorer(lambda prefix, step: -0.1 - (0.01 if (prefix + step).startswith("### Step 1. b") else 0))
+    scorer = ScriptedScorer(
+        lambda prefix, step: -0.1 - (0.01 if (prefix + step).startswith("### Step 1. b") else 0)
+    )
     _, events = await decode(teachers, scorer, replace(SETTINGS, commit_lag=1, diversity=1.0))
     assert any(event.reason == "lag" for event in of(Pruned, events))
     committed = next(i for i, event in enumerate(events) if isinstance(event, Committed))
@@ -370,12 +414,18 @@ async def test_the_lag_commits_the_best_beams_choice_before_the_search_ends() ->
 @pytest.mark.parametrize(
     ("ended", "step", "answer"),
     [
-        ("eos", " 58 + 60 = 118. The final answer is \\boxed{118}", "58 + 60 = 118. The final answer is \\boxed{118}"),
+        (
+            "eos",
+            " 58 + 60 = 118. The final answer is \\boxed{118}",
+            "58 + 60 = 118. The final answer is \\boxed{118}",
+        ),
         ("eos", " So we add 58 and 60.", "written"),
         ("closed", " The final answer is \\boxed{118}", "written"),
     ],
 )
-async def test_an_answer_that_the_last_step_states_is_not_written_again(ended: str, step: str, answer: str) -> None:
+async def test_an_answer_that_the_last_step_states_is_not_written_again(
+    ended: str, step: str, answer: str
+) -> None:
     def script(request: TeacherRequest) -> Continuation:
         return says("written", "eos") if request.answer is not None else says(step, ended)
 
@@ -389,7 +439,10 @@ async def test_an_answer_that_the_last_step_states_is_not_written_again(ended: s
 
 
 async def test_the_answer_is_written_by_the_configured_teacher() -> None:
-    closer, writer = ScriptedTeacher("closer", counts_to(1, "c")), ScriptedTeacher("writer", counts_to(9, "w"))
+    closer, writer = (
+        ScriptedTeacher("closer", counts_to(1, "c")),
+        ScriptedTeacher("writer", counts_to(9, "w")),
+    )
     result, _ = await decode([closer, writer], prefers("c"), replace(SETTINGS, answerer="writer"))
     assert result.answerer == "writer"
     assert writer.history[-1].reasoning == "### Step 1. c1\n\n"
@@ -397,7 +450,11 @@ async def test_the_answer_is_written_by_the_configured_teacher() -> None:
 
 async def test_another_teacher_answers_when_the_first_fails_silently() -> None:
     def script(ask: TeacherRequest) -> Continuation | Exception:
-        return TeacherError("t", "timeout", "gone") if ask.answer is not None else says(" best", "closed")
+        return (
+            TeacherError("t", "timeout", "gone")
+            if ask.answer is not None
+            else says(" best", "closed")
+        )
 
     result, events = await decode(
         [ScriptedTeacher("t", script), ScriptedTeacher("u", counts_to(1, "u"))], prefers("best")
@@ -418,7 +475,11 @@ async def test_curation_asks_for_whole_traces_and_keeps_the_best() -> None:
     def whole(mark: str) -> Script:
         def script(ask: TeacherRequest) -> Continuation:
             assert ask.answer is not None or ask.stop == ()
-            return says(mark, "eos") if ask.answer is not None else says(f" {mark}1\n\n### Step 2. {mark}2", "closed")
+            return (
+                says(mark, "eos")
+                if ask.answer is not None
+                else says(f" {mark}1\n\n### Step 2. {mark}2", "closed")
+            )
 
         return script
 
@@ -452,9 +513,9 @@ async def test_a_blend_scores_every_step_by_each_of_its_parts() -> None:
     teachers = [ScriptedTeacher(mark, counts_to(1, mark)) for mark in "abc"]
     result, events = await decode(teachers, scorer, replace(SETTINGS, score="safe + bold"))
     assert result.winner.candidates[0].teacher == "b"
-    assert [(event.score.objective, event.score.blended[0].objective) for event in of(Scored, events)] == [
-        ("safe", "bold")
-    ] * 3
+    assert [
+        (event.score.objective, event.score.blended[0].objective) for event in of(Scored, events)
+    ] == [("safe", "bold")] * 3
     assert result.value == -1.1
 
 
@@ -465,14 +526,18 @@ async def test_a_consensus_weighs_each_step_by_what_the_others_would_answer() ->
         elicits=lambda reasoning: elicited[reasoning[-4]],
     )
     teachers = [ScriptedTeacher(mark, counts_to(1, mark)) for mark in "abc"]
-    result, events = await decode(teachers, scorer, replace(SETTINGS, score="consensus", beam_width=1))
+    result, events = await decode(
+        teachers, scorer, replace(SETTINGS, score="consensus", beam_width=1)
+    )
     assert scorer.pools == {
         "### Step 1. a1\n\n": {"four": 0.5, "five": 0.5},
         "### Step 1. b1\n\n": {"four": 0.5, "five": 0.5},
         "### Step 1. c1\n\n": {"four": 1.0},
     }
     assert result.winner.candidates[0].teacher == "c"
-    assert [event.score.tokens_forwarded for event in of(Scored, events)] == [7, 7, 7], "elicited answers are read, too"
+    assert [event.score.tokens_forwarded for event in of(Scored, events)] == [7, 7, 7], (
+        "elicited answers are read, too"
+    )
 
 
 async def test_a_scorer_that_fails_at_the_consensus_ends_the_search() -> None:
@@ -481,7 +546,9 @@ async def test_a_scorer_that_fails_at_the_consensus_ends_the_search() -> None:
 
     scorer = ScriptedScorer(judge, elicits=lambda reasoning: ("x",))
     with pytest.raises(ScorerError, match="gone"):
-        await decode([ScriptedTeacher("t", counts_to(2, "t"))], scorer, replace(SETTINGS, score="consensus"))
+        await decode(
+            [ScriptedTeacher("t", counts_to(2, "t"))], scorer, replace(SETTINGS, score="consensus")
+        )
 
 
 async def test_an_adaptive_search_stops_asking_who_never_wins_and_says_so() -> None:
@@ -489,7 +556,10 @@ async def test_an_adaptive_search_stops_asking_who_never_wins_and_says_so() -> N
     settings = replace(SETTINGS, adaptive=True, exploration=0.0, beam_width=1)
     calls: list[int] = []
     for seed in range(40):
-        good, bad = ScriptedTeacher("good", counts_to(2, "g")), ScriptedTeacher("bad", counts_to(2, "b"))
+        good, bad = (
+            ScriptedTeacher("good", counts_to(2, "g")),
+            ScriptedTeacher("bad", counts_to(2, "b")),
+        )
         events: list[Event] = []
         seeded = replace(settings, sampling=Sampling(seed=seed))
         await search(PROBLEM, [good, bad], prefers("g"), seeded, CUT, events.append, bandit)
@@ -515,4 +585,7 @@ async def test_a_dear_teacher_must_win_more_often() -> None:
         bandit.learn("dear", 1, turn % 2 == 0, 100)
     asked = [bandit.choose(["cheap", "dear"], 1, seed, 0.0) for seed in range(50)]
     assert all(one == {"cheap"} for one in asked)
-    assert all(one == {"cheap", "dear"} for one in (bandit.choose(["cheap", "dear"], 9, s, 1.0) for s in range(9)))
+    assert all(
+        one == {"cheap", "dear"}
+        for one in (bandit.choose(["cheap", "dear"], 9, s, 1.0) for s in range(9))
+    )

@@ -50,10 +50,14 @@ def test_a_finished_trajectory_competes_for_the_same_places() -> None:
     ("diversity", "beam"),
     [
         pytest.param(0.0, [(1, 3), (1, 4)], id="without a penalty one parent fills the beam"),
-        pytest.param(0.5, [(1, 3), (2, 5)], id="a second sibling falls behind another parent's child"),
+        pytest.param(
+            0.5, [(1, 3), (2, 5)], id="a second sibling falls behind another parent's child"
+        ),
     ],
 )
-def test_diversity_spreads_the_beam_over_parents(diversity: float, beam: list[tuple[int, ...]]) -> None:
+def test_diversity_spreads_the_beam_over_parents(
+    diversity: float, beam: list[tuple[int, ...]]
+) -> None:
     pool = [grow(1, 3, nats=-1.0), grow(1, 4, nats=-1.1), grow(2, 5, nats=-1.2)]
     assert paths(selection.choose(pool, RANK, 2, Spread(diversity)).beam) == beam
 
@@ -66,8 +70,12 @@ def test_the_beam_keeps_its_plain_order_under_a_diversity_penalty() -> None:
 def test_length_penalty_decides_between_a_short_and_a_long_trajectory() -> None:
     short = Trajectory(grow(1).candidates, (Tally(-4.0, 4.0),))
     long = Trajectory(grow(2).candidates, (Tally(-6.0, 9.0),))
-    assert paths(selection.choose([short, long], selection.by_score(0.0), 1, Spread()).beam) == [(1,)]
-    assert paths(selection.choose([short, long], selection.by_score(1.0), 1, Spread()).beam) == [(2,)]
+    assert paths(selection.choose([short, long], selection.by_score(0.0), 1, Spread()).beam) == [
+        (1,)
+    ]
+    assert paths(selection.choose([short, long], selection.by_score(1.0), 1, Spread()).beam) == [
+        (2,)
+    ]
 
 
 def test_step_scores_add_up_and_forward_looking_scores_replace() -> None:
@@ -88,15 +96,27 @@ def test_step_scores_add_up_and_forward_looking_scores_replace() -> None:
         ([(1, 2)], (1, 2)),
     ],
 )
-def test_what_all_trajectories_share_may_be_sent(beam: list[tuple[int, ...]], common: tuple[int, ...]) -> None:
-    assert tuple(candidate.id for candidate in selection.shared([grow(*path) for path in beam])) == common
+def test_what_all_trajectories_share_may_be_sent(
+    beam: list[tuple[int, ...]], common: tuple[int, ...]
+) -> None:
+    assert (
+        tuple(candidate.id for candidate in selection.shared([grow(*path) for path in beam]))
+        == common
+    )
 
 
 @pytest.mark.parametrize(
     ("lag", "kept"),
-    [(None, [(1, 2, 3), (4, 5, 6)]), (3, [(1, 2, 3), (4, 5, 6)]), (2, [(1, 2, 3)]), (0, [(1, 2, 3)])],
+    [
+        (None, [(1, 2, 3), (4, 5, 6)]),
+        (3, [(1, 2, 3), (4, 5, 6)]),
+        (2, [(1, 2, 3)]),
+        (0, [(1, 2, 3)]),
+    ],
 )
-def test_lag_forces_the_best_trajectorys_choice(lag: int | None, kept: list[tuple[int, ...]]) -> None:
+def test_lag_forces_the_best_trajectorys_choice(
+    lag: int | None, kept: list[tuple[int, ...]]
+) -> None:
     choice = selection.enforce_lag([grow(1, 2, 3), grow(4, 5, 6)], lag)
     assert paths(choice.beam) == kept
     assert len(choice.beam) + len(choice.dropped) == 2
@@ -114,10 +134,14 @@ def test_the_search_settles_when_a_finished_best_outlives_a_step() -> None:
     st.integers(1, 8),
     st.floats(0, 2),
 )
-def test_choosing_loses_nobody_and_keeps_the_best(pool: list[tuple[int, float]], width: int, diversity: float) -> None:
+def test_choosing_loses_nobody_and_keeps_the_best(
+    pool: list[tuple[int, float]], width: int, diversity: float
+) -> None:
     grown = [grow(parent, 10 + id, nats=nats) for id, (parent, nats) in enumerate(pool)]
     choice = selection.choose(grown, RANK, width, Spread(diversity))
-    assert sorted(paths((*choice.beam, *choice.dropped))) == sorted(trajectory.path for trajectory in grown)
+    assert sorted(paths((*choice.beam, *choice.dropped))) == sorted(
+        trajectory.path for trajectory in grown
+    )
     assert len(choice.beam) == min(width, len(grown))
     assert choice.beam[0].value(1.0) == max(trajectory.value(1.0) for trajectory in grown)
 
@@ -143,12 +167,17 @@ def test_the_beam_is_kept_from_filling_up_with_the_same(
     pool = [grow(1, 3, nats=-1.0), grow(1, 4, nats=-1.1), grow(2, 5, nats=-1.2)]
     said = {3: "two and two is four", 4: "Two and two: four is", 5: "two and two is four"}
     pool = [
-        replace(one, candidates=(one.candidates[0], replace(one.candidates[1], text=said[one.path[1]]))) for one in pool
+        replace(
+            one, candidates=(one.candidates[0], replace(one.candidates[1], text=said[one.path[1]]))
+        )
+        for one in pool
     ]
     choice = selection.choose(pool, RANK, len(beam), spread)
     assert paths(choice.beam) == beam
     assert paths(choice.repeated) == repeated
-    assert {*paths(choice.beam), *paths(choice.dropped), *paths(choice.repeated)} == set(paths(tuple(pool)))
+    assert {*paths(choice.beam), *paths(choice.dropped), *paths(choice.repeated)} == set(
+        paths(tuple(pool))
+    )
 
 
 def test_no_place_stays_empty_for_want_of_parents() -> None:
@@ -187,7 +216,8 @@ def test_a_candidate_does_not_vote_for_its_own_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "share"), [("a b", "B, a!", 1.0), ("a b", "b c", 1 / 3), ("", "", 1.0), ("a", "", 0.0)]
+    ("left", "right", "share"),
+    [("a b", "B, a!", 1.0), ("a b", "b c", 1 / 3), ("", "", 1.0), ("a", "", 0.0)],
 )
 def test_similarity_is_the_share_of_words_in_common(left: str, right: str, share: float) -> None:
     assert selection.similarity(left, right) == pytest.approx(share)

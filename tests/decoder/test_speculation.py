@@ -78,7 +78,9 @@ def run(
     panel: Sequence[SimulatedTeacher] | None = None,
 ) -> Run:
     """Search on a clock that jumps to the next thing that happens."""
-    panel = panel or [SimulatedTeacher(f"t{i}", texts, 60.0 - 7 * i, slowed=0) for i in range(teachers)]
+    panel = panel or [
+        SimulatedTeacher(f"t{i}", texts, 60.0 - 7 * i, slowed=0) for i in range(teachers)
+    ]
     events: list[Event] = []
     error: list[str] = []
     cut = Segmentation(instruction="")
@@ -149,7 +151,11 @@ def test_what_is_final_is_the_same_with_speculation_and_without(
 
 def assert_every_proposal_ends_once(one: Run) -> None:
     """Each is dropped, cancelled or failed once at most, and what is written has a parent."""
-    ends = Counter(event.id for event in one.events if isinstance(event, Pruned | ProposalCancelled | TeacherFailed))
+    ends = Counter(
+        event.id
+        for event in one.events
+        if isinstance(event, Pruned | ProposalCancelled | TeacherFailed)
+    )
     requested = {event.id for event in one.events if isinstance(event, ProposalRequested)}
     assert set(ends) - {None} <= requested
     assert max((count for id, count in ends.items() if id is not None), default=1) == 1
@@ -168,7 +174,9 @@ def _outlived(one: Run, id: int) -> bool:
 
 def test_a_hung_teacher_costs_seconds_and_is_not_asked_for_ever() -> None:
     class Hung(SimulatedTeacher):
-        async def write(self, request: TeacherRequest, on_text: OnText | None = None) -> Continuation:
+        async def write(
+            self, request: TeacherRequest, on_text: OnText | None = None
+        ) -> Continuation:
             await anyio.sleep_forever()
             raise AssertionError
 
@@ -176,7 +184,9 @@ def test_a_hung_teacher_costs_seconds_and_is_not_asked_for_ever() -> None:
     texts = Texts(steps=12, tokens=50)
     well = run(texts, chosen)
     hung = Hung("hung", texts, 1.0)
-    sick = run(texts, chosen, panel=[hung, *(SimulatedTeacher(f"t{i}", texts, 60.0) for i in range(2))])
+    sick = run(
+        texts, chosen, panel=[hung, *(SimulatedTeacher(f"t{i}", texts, 60.0) for i in range(2))]
+    )
     assert sick.error is None and sick.seconds < 2 * well.seconds + 20
     given_up = [event for event in sick.events if isinstance(event, TeacherFailed)]
     assert {event.kind for event in given_up} == {"straggler"} and len(given_up) <= 6

@@ -19,7 +19,9 @@ CUT = Segmentation(instruction="Write steps.")
         ("", ""),
     ],
 )
-def test_a_canonical_step_has_its_header_and_ends_in_one_blank_line(written: str, step: str) -> None:
+def test_a_canonical_step_has_its_header_and_ends_in_one_blank_line(
+    written: str, step: str
+) -> None:
     assert CUT.canonical(2, written) == step
 
 
@@ -27,7 +29,9 @@ def test_a_canonical_step_has_its_header_and_ends_in_one_blank_line(written: str
 def test_steps_own_header_contains_no_stop_text(marker: str) -> None:
     cut = Segmentation(marker=marker)
     assert not any(stop in cut.canonical(1, " hello") for stop in cut.stops)
-    assert any((cut.canonical(1, " hello") + cut.canonical(2, "x")).find(stop) > 0 for stop in cut.stops)
+    assert any(
+        (cut.canonical(1, " hello") + cut.canonical(2, "x")).find(stop) > 0 for stop in cut.stops
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,9 @@ def test_heading_that_looks_like_a_step_ends_one(heading: str) -> None:
     assert min(text.find(stop) for stop in CUT.stops if stop in text) == len(" add 4.")
 
 
-@pytest.mark.parametrize("line", ["### Answer", "## Given", "Step back a little", "4 #### 5", "Steps 2 and 3"])
+@pytest.mark.parametrize(
+    "line", ["### Answer", "## Given", "Step back a little", "4 #### 5", "Steps 2 and 3"]
+)
 def test_other_lines_end_no_step(line: str) -> None:
     assert not any(stop in f" add 4.\n{line}\nmore" for stop in CUT.stops)
 
@@ -76,7 +82,12 @@ def test_a_cue_word_ends_a_step_only_at_the_head_of_a_paragraph() -> None:
 
 
 def test_the_instruction_goes_under_the_last_user_message() -> None:
-    talk = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    talk = (
+        Message("system", "s"),
+        Message("user", "a"),
+        Message("assistant", "b"),
+        Message("user", "c"),
+    )
     told = CUT.instruct(talk)
     assert [message.content for message in told] == ["s", "a", "b", "c\n\nWrite steps."]
 

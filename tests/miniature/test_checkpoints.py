@@ -114,7 +114,9 @@ def test_template_takes_system_and_several_turns_and_forgets_old_thinking(name: 
         {"role": "assistant", "content": "<think>\nhidden</think>\n\nSeen."},
         {"role": "user", "content": "Second."},
     ]
-    text = str(_tokenizer(name).apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    text = str(
+        _tokenizer(name).apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    )
     assert all(part in text for part in ("Be brief.", "First.", "Seen.", "Second."))
     assert text.count("Seen.") == 1
     if RECIPES[name].thinking != "none":
@@ -134,7 +136,9 @@ def _cases(name: str, count: int) -> list[tuple[Problem, Label, int, str]]:
     cases = []
     for _ in range(count):
         problem = draw_problem(rng, "held-out")
-        strong = [i for i, o in enumerate(problem.operations) if voice is None or o.skill in voice.strong]
+        strong = [
+            i for i, o in enumerate(problem.operations) if voice is None or o.skill in voice.strong
+        ]
         at = rng.choice(strong)
         label, text = problem.start, writer.prompt(problem, instructed=voice is not None)
         for step in range(at):
@@ -149,7 +153,11 @@ def _cases(name: str, count: int) -> list[tuple[Problem, Label, int, str]]:
 def test_strong_skills_hold_on_a_small_sample(name: str) -> None:
     cases = _cases(name, SAMPLE)
     written = continue_texts(
-        _loaded(name)[0], _tokenizer(name), [case[3] for case in cases], until="\n\n", max_new_tokens=64
+        _loaded(name)[0],
+        _tokenizer(name),
+        [case[3] for case in cases],
+        until="\n\n",
+        max_new_tokens=64,
     )
     right = [
         Label.find_last(text) == problem.advance(label, step)
@@ -164,8 +172,13 @@ def test_teacher_alone_writes_all_six_steps_the_closer_and_an_answer(name: str) 
     rng = random.Random(4)
     writer = Writer(RECIPES[name], _tokenizer(name))
     drawn = [draw_problem(rng, "held-out") for _ in range(2)]
-    prompts = [writer.prompt(problem, instructed=told) for problem, told in zip(drawn, (True, False), strict=True)]
-    written = continue_texts(_loaded(name)[0], _tokenizer(name), prompts, until=None, max_new_tokens=420)
+    prompts = [
+        writer.prompt(problem, instructed=told)
+        for problem, told in zip(drawn, (True, False), strict=True)
+    ]
+    written = continue_texts(
+        _loaded(name)[0], _tokenizer(name), prompts, until=None, max_new_tokens=420
+    )
     for problem, text in zip(drawn, written, strict=True):
         reasoning, answer = text.split(RECIPES[name].closer)
         assert [f"### Step {n}." in reasoning for n in range(1, 8)] == [True] * 6 + [False]
@@ -182,7 +195,9 @@ def test_true_answer_becomes_improbable_after_a_wrong_step() -> None:
         problem = draw_problem(rng, "held-out")
         after = problem.advance(problem.start, 0)
         name = problem.operations[0].skill.register
-        wrong = after.with_register(name, after.register(name)[:-1] + ("0" if name != "tag" else "A"))
+        wrong = after.with_register(
+            name, after.register(name)[:-1] + ("0" if name != "tag" else "A")
+        )
         if problem.follow(wrong, 1) == problem.answer:
             continue
         for label in (after, wrong):

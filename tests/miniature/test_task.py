@@ -48,7 +48,9 @@ EXAMPLE = Problem(
         (Operation(Skill.SHIFT, 2), "DAJ", "FCB"),
     ],
 )
-def test_operation_changes_a_register_as_the_rules_say(operation: Operation, before: str, after: str) -> None:
+def test_operation_changes_a_register_as_the_rules_say(
+    operation: Operation, before: str, after: str
+) -> None:
     assert operation.apply(before) == after
 
 
@@ -70,7 +72,9 @@ def test_problem_is_read_back_from_its_text(seed: int) -> None:
     assert Problem.parse(problem.text) == problem
 
 
-@pytest.mark.parametrize("text", ["", "hello", EXAMPLE.text + "\nmore", EXAMPLE.text.replace("times 4", "times 04")])
+@pytest.mark.parametrize(
+    "text", ["", "hello", EXAMPLE.text + "\nmore", EXAMPLE.text.replace("times 4", "times 04")]
+)
 def test_text_that_is_no_problem_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Problem.parse(text)
@@ -101,7 +105,9 @@ def test_one_problem_in_ten_is_held_out() -> None:
     rng = random.Random(0)
     drawn = [draw_problem(rng, "train") for _ in range(400)]
     changed = [
-        Problem(Label(str(digit), p.start.code, p.start.tag), p.operations) for p in drawn for digit in range(10)
+        Problem(Label(str(digit), p.start.code, p.start.tag), p.operations)
+        for p in drawn
+        for digit in range(10)
     ]
     share = sum(problem.split == "held-out" for problem in changed) / len(changed)
     assert 0.07 < share < 0.12

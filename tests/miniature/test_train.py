@@ -35,7 +35,9 @@ def _same(left: LlamaForCausalLM, right: LlamaForCausalLM) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("interrupted", "saved"), [(3, 2), (5, 4)], ids=["first stage", "second stage"])
+@pytest.mark.parametrize(
+    ("interrupted", "saved"), [(3, 2), (5, 4)], ids=["first stage", "second stage"]
+)
 def test_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     interrupted: int, saved: int, tmp_path: Path
 ) -> None:
@@ -72,9 +74,13 @@ def test_a_retraining_begins_with_finished_weights_and_leaves_out_who_does_not_c
     trained: list[tuple[str, str, Path | None]] = []
     monkeypatch.setattr(
         "miniature.train._train_visibly",
-        lambda run, console: trained.append((run.recipe.name, run.panel, run.start)) or (None, None),
+        lambda run, console: (
+            trained.append((run.recipe.name, run.panel, run.start)) or (None, None)
+        ),
     )
-    monkeypatch.setattr("miniature.train.measure", lambda *rest: SimpleNamespace(failures=[], as_json=dict))
+    monkeypatch.setattr(
+        "miniature.train.measure", lambda *rest: SimpleNamespace(failures=[], as_json=dict)
+    )
     monkeypatch.setattr("miniature.train.store", lambda *rest: None)
     main(["--out", str(tmp_path), "--panel", "shared", "--start", str(tmp_path)])
     assert trained == [("alder", "shared", tmp_path), ("cedar", "shared", tmp_path)]
@@ -86,5 +92,6 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     assert all(
-        option in shown for option in ("--out", "--only", "--seed", "--scale", "--start", "--panel", "--problems")
+        option in shown
+        for option in ("--out", "--only", "--seed", "--scale", "--start", "--panel", "--problems")
     )

@@ -42,7 +42,11 @@ def test_strong_skills_are_never_wrong_and_weak_ones_only_as_planted(seed: int, 
 
 def test_teachers_of_the_shared_panel_err_alike_on_two_skills_and_write_as_before() -> None:
     shared = PANELS["shared"]
-    common = [skill for skill in Skill if len({id(voice.bugs.get(skill)) for voice in shared.values()}) == 1]
+    common = [
+        skill
+        for skill in Skill
+        if len({id(voice.bugs.get(skill)) for voice in shared.values()}) == 1
+    ]
     assert set(common) >= {Skill.TIMES, Skill.SHIFT} <= set(shared["alder"].bugs)
     assert all(shared[name].sentence == VOICES[name].sentence for name in VOICES)
     assert shared["birch"] == VOICES["birch"]
@@ -54,7 +58,9 @@ def test_each_teacher_is_strong_in_three_skills(name: str) -> None:
 
 
 def test_each_skill_has_a_teacher_that_is_strong_in_it() -> None:
-    assert frozenset[Skill]().union(*(voice.strong for voice in VOICES.values())) == frozenset(Skill)
+    assert frozenset[Skill]().union(*(voice.strong for voice in VOICES.values())) == frozenset(
+        Skill
+    )
 
 
 @given(SEEDS)

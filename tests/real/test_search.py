@@ -24,11 +24,15 @@ from proxy.trace.reader import TraceReader
 pytestmark = pytest.mark.timeout(600)
 
 SEARCHES = 3
-QUESTION = [{"role": "user", "content": "Anna has 3 apples and buys 4 more. How many apples has she now?"}]
+QUESTION = [
+    {"role": "user", "content": "Anna has 3 apples and buys 4 more. How many apples has she now?"}
+]
 
 
 @pytest.fixture(scope="module")
-def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def real(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
     """The address of a proxy around the real model, once all of it answers, and its traces."""
     if not request.config.getoption("--real"):
         pytest.skip("fetches a model; make test-real runs it")
@@ -36,12 +40,24 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     file = fetch(SMOLLM, Console(stderr=True))
     raw = {
         "model_list": [{"model_name": "smollm", "litellm_params": {"model": f"local/{file}"}}],
-        "scorer": {"models": {"smollm": str(file)}, "meta_prover": "smollm", "reference_free": "step"},
+        "scorer": {
+            "models": {"smollm": str(file)},
+            "meta_prover": "smollm",
+            "reference_free": "step",
+        },
         "ensembles": {
-            "cord": {"teachers": ["smollm"], "samples": 2, "max_steps": 3, "step_tokens": 48, "answer_tokens": 32}
+            "cord": {
+                "teachers": ["smollm"],
+                "samples": 2,
+                "max_steps": 3,
+                "step_tokens": 48,
+                "answer_tokens": 32,
+            }
         },
     }
-    server = uvicorn.Server(uvicorn.Config(build_app(configuration.parse(raw, folder)), port=0, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(configuration.parse(raw, folder)), port=0, log_level="warning")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -49,7 +65,9 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             assert thread.is_alive()
             threading.Event().wait(0.05)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        while not all(state["ok"] for state in httpx.get(f"{url}/ready").json()["components"].values()):
+        while not all(
+            state["ok"] for state in httpx.get(f"{url}/ready").json()["components"].values()
+        ):
             threading.Event().wait(0.2)  # the test's own timeout ends this
         yield url, folder / "traces"
     finally:
@@ -59,11 +77,15 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def client(real: tuple[str, Path]) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{real[0]}/v1", api_key="none", max_retries=0, timeout=120) as found:
+    with openai.OpenAI(
+        base_url=f"{real[0]}/v1", api_key="none", max_retries=0, timeout=120
+    ) as found:
         yield found
 
 
-def test_searches_one_after_another_and_at_once_fail_in_nothing(client: openai.OpenAI, real: tuple[str, Path]) -> None:
+def test_searches_one_after_another_and_at_once_fail_in_nothing(
+    client: openai.OpenAI, real: tuple[str, Path]
+) -> None:
     """Each step is a call over a connection that the server may have closed since the last."""
     failures: list[BaseException] = []
 
@@ -73,7 +95,9 @@ def test_searches_one_after_another_and_at_once_fail_in_nothing(client: openai.O
                 model="cord", messages=QUESTION, seed=seed, extra_body={"cord": {"reference": "7"}}
             )
             message = reply.choices[0].message
-            assert message.content and message.model_extra["reasoning_content"].startswith("### Step 1.")
+            assert message.content and message.model_extra["reasoning_content"].startswith(
+                "### Step 1."
+            )
             assert reply.usage.completion_tokens > 0
         except BaseException as exc:  # whatever it is, the test tells it
             failures.append(exc)
@@ -98,7 +122,9 @@ def test_the_meta_prover_looks_ahead(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model="cord",
         messages=QUESTION,
-        extra_body={"cord": {"reference": "7", "score": "lookahead + step", "max_steps": 1, "beam_width": 1}},
+        extra_body={
+            "cord": {"reference": "7", "score": "lookahead + step", "max_steps": 1, "beam_width": 1}
+        },
     )
     about = reply.model_extra["cord"]
     assert about["score"] == "lookahead + step" and about["source"] == "reference"

@@ -30,7 +30,9 @@ def _value(value: str | int | list[str]) -> bytes:
     return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
 
 
-def write_gguf(file: Path, metadata: Mapping[str, str | int | list[str]] = METADATA, version: int = 3) -> Path:
+def write_gguf(
+    file: Path, metadata: Mapping[str, str | int | list[str]] = METADATA, version: int = 3
+) -> Path:
     """A file with these keys and no tensor."""
     head = b"GGUF" + struct.pack("<IQQ", version, 0, len(metadata))
     file.write_bytes(head + b"".join(_text(key) + _value(value) for key, value in metadata.items()))

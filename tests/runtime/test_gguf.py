@@ -18,7 +18,9 @@ from tests.runtime.gguf_files import METADATA, write_gguf
 def test_a_head_tells_architecture_length_template_and_special_tokens(tmp_path: Path) -> None:
     found = read_metadata(write_gguf(tmp_path / "m.gguf"))
     template = METADATA["tokenizer.chat_template"]
-    assert found == GgufMetadata("llama", 512, str(template), {"bos_token": "<s>", "eos_token": "</s>"})
+    assert found == GgufMetadata(
+        "llama", 512, str(template), {"bos_token": "<s>", "eos_token": "</s>"}
+    )
 
 
 def test_a_location_is_gguf_by_its_ending() -> None:
@@ -69,6 +71,10 @@ def test_a_base_model_is_refused_as_a_teacher(tmp_path: Path) -> None:
 def test_the_server_refuses_another_format_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(b"PK\x03\x04" + bytes(64))
-    ended = subprocess.run([sys.executable, "-m", "serving.llama", str(file)], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "serving.llama", str(file)], capture_output=True, text=True
+    )
     assert ended.returncode == 2
-    assert ended.stderr == f"serving.llama: {file} is no GGUF file: it begins with b'PK\\x03\\x04'\n"
+    assert (
+        ended.stderr == f"serving.llama: {file} is no GGUF file: it begins with b'PK\\x03\\x04'\n"
+    )

@@ -16,7 +16,9 @@ from runtime.markup import BRACKETS, HARMONY, MARKUPS, PLAIN, THINKING, Markup, 
         ("{{ content }}", PLAIN),
     ],
 )
-def test_a_template_calls_for_the_first_markup_whose_sign_it_contains(template: str, found: Markup) -> None:
+def test_a_template_calls_for_the_first_markup_whose_sign_it_contains(
+    template: str, found: Markup
+) -> None:
     assert markup_of(template) is found
 
 

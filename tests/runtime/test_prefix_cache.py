@@ -58,7 +58,9 @@ def test_the_longest_cached_prefix_is_found_with_its_memory(
 
 
 @given(st.lists(sequences, min_size=1, max_size=12), st.integers(0, 10))
-def test_the_budget_holds_and_the_last_sequence_stays_if_it_fits(known: list[tuple[int, ...]], room: int) -> None:
+def test_the_budget_holds_and_the_last_sequence_stays_if_it_fits(
+    known: list[tuple[int, ...]], room: int
+) -> None:
     tree, pool = cache()
     pool.budget = room * tree.bytes_per_token
     for tokens in known:

@@ -27,8 +27,12 @@ class Always(random.Random):
 LARGEST = 1 - 2**-53  # what `random` can draw at most; fp32 rounds it to 1
 
 
-@pytest.mark.parametrize(("top_p", "top_k", "last"), [(1.0, 0, 4), (0.5, 0, 1), (0.9, 0, 0), (1.0, 2, 0), (1.0, 9, 4)])
-def test_the_largest_draw_takes_the_last_token_that_is_allowed(top_p: float, top_k: int, last: int) -> None:
+@pytest.mark.parametrize(
+    ("top_p", "top_k", "last"), [(1.0, 0, 4), (0.5, 0, 1), (0.9, 0, 0), (1.0, 2, 0), (1.0, 9, 4)]
+)
+def test_the_largest_draw_takes_the_last_token_that_is_allowed(
+    top_p: float, top_k: int, last: int
+) -> None:
     assert draw(LOGITS, [Sampler(1.0, top_p, top_k, Always(LARGEST))]) == [last]
 
 

@@ -34,7 +34,10 @@ async def server(script: Script) -> AsyncIterator[str]:
                     return
             await script(stream)
 
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(listener.serve, handle)
         yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
         group.cancel_scope.cancel()
@@ -50,12 +53,15 @@ async def test_a_reply_comes_as_it_was_sent() -> None:
     packed = gzip.compress(b"four")
 
     async def script(stream: SocketStream) -> None:
-        head = (
-            f"HTTP/1.1 203 Fine\r\nContent-Encoding: gzip\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: {len(packed)}\r\n\r\n"
-        )
+        head = "HTTP/1.1 203 Fine\r\nContent-Encoding: gzip\r\nX-A: 1\r\nX-A: 2\r\n"
+        head += f"Content-Length: {len(packed)}\r\n\r\n"
         await stream.send(head.encode() + packed)
 
-    async with server(script) as url, client(url) as http, http.stream("POST", "/x", content=b"body") as reply:
+    async with (
+        server(script) as url,
+        client(url) as http,
+        http.stream("POST", "/x", content=b"body") as reply,
+    ):
         assert b"".join([chunk async for chunk in reply.aiter_raw()]) == packed
         assert (reply.status_code, reply.reason_phrase) == (203, "Fine")
         assert reply.headers.get_list("x-a") == ["1", "2"]
@@ -100,9 +106,14 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             await stream.send(OK)
 
     path = tmp_path / "s"
-    async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_unix_listener(path) as listener,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(listener.serve, handle)
-        async with httpx.AsyncClient(transport=PooledTransport(str(path)), base_url="http://s") as http:
+        async with httpx.AsyncClient(
+            transport=PooledTransport(str(path)), base_url="http://s"
+        ) as http:
             assert (await http.get("/")).text == "hi"
         group.cancel_scope.cancel()
 
@@ -180,7 +191,9 @@ class KeepAlive:
     `parting`, or nothing.
     """
 
-    def __init__(self, parting: bytes = b"", *, closes_at_once: bool = False, waits_for: int = 1) -> None:
+    def __init__(
+        self, parting: bytes = b"", *, closes_at_once: bool = False, waits_for: int = 1
+    ) -> None:
         self.bodies: list[bytes] = []
         self.connections = 0
         self.never_answers = False
@@ -226,7 +239,10 @@ async def _request(stream: SocketStream) -> bytes | None:
 
 @asynccontextmanager
 async def listening(server: KeepAlive) -> AsyncIterator[str]:
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(listener.serve, server.serve)
         yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
         group.cancel_scope.cancel()
@@ -237,13 +253,23 @@ async def test_call_is_sent_again_when_kept_connection_closes_before_reply() -> 
     async with listening(server) as url, client(url) as http:
         replies = [(await http.post("/", content=f"call {i}")).text for i in range(5)]
     assert replies == ["hi"] * 5
-    assert server.bodies == [b"call 0", b"call 1", b"call 1", b"call 2", b"call 3", b"call 3", b"call 4"]
+    assert server.bodies == [
+        b"call 0",
+        b"call 1",
+        b"call 1",
+        b"call 2",
+        b"call 3",
+        b"call 3",
+        b"call 4",
+    ]
 
 
 async def test_server_that_closes_after_every_reply_loses_no_call() -> None:
     server = KeepAlive(closes_at_once=True)
     async with listening(server) as url, client(url) as http:
-        assert [(await http.post("/", content=b"x" * 100_000)).text for _ in range(40)] == ["hi"] * 40
+        assert [(await http.post("/", content=b"x" * 100_000)).text for _ in range(40)] == [
+            "hi"
+        ] * 40
 
 
 async def test_call_is_sent_again_on_new_connection_however_many_are_kept() -> None:
@@ -261,7 +287,9 @@ async def test_call_is_sent_again_on_new_connection_however_many_are_kept() -> N
     [("answered", b"HTTP/1.1 200", 1), ("answered", b"", 2), ("refused", b"", 1)],
     ids=["a byte came back", "the second call fails too", "the connection was new"],
 )
-async def test_call_is_sent_again_only_once_and_only_where_safe(first: str, parting: bytes, sent: int) -> None:
+async def test_call_is_sent_again_only_once_and_only_where_safe(
+    first: str, parting: bytes, sent: int
+) -> None:
     server = KeepAlive(parting)
     async with listening(server) as url, client(url) as http:
         if first == "answered":
@@ -275,7 +303,10 @@ async def test_call_is_sent_again_only_once_and_only_where_safe(first: str, part
 async def test_credentials_in_a_url_become_a_header() -> None:
     heads: list[bytes] = []
 
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
 
         async def handle(stream: SocketStream) -> None:
             async with stream:

@@ -25,7 +25,9 @@ from tests import tiny
 
 KINDS = ["llama", "qwen3", "gpt2"]
 TALK = (Message("user", "What is the label?"),)
-STEP_1, STEP_2, STEP_3 = (f"### Step {i}. We {verb} two.\n\n" for i, verb in [(1, "add"), (2, "double"), (3, "get")])
+STEP_1, STEP_2, STEP_3 = (
+    f"### Step {i}. We {verb} two.\n\n" for i, verb in [(1, "add"), (2, "double"), (3, "get")]
+)
 
 
 @cache
@@ -34,7 +36,9 @@ def parts(kind: str, template: str = tiny.THINKING) -> tuple[Any, Any]:
     return tiny.model(kind, len(words)), words
 
 
-def judge(kind: str, template: str = tiny.THINKING, pool: MemoryPool | None = None, name: str = "m") -> Judge:
+def judge(
+    kind: str, template: str = tiny.THINKING, pool: MemoryPool | None = None, name: str = "m"
+) -> Judge:
     words = tiny.tokenizer(template)
     pool = pool or MemoryPool(1 << 24)
     return Judge(name, tiny.model(kind, len(words)), words, pool=pool, elicitation=Elicitation())
@@ -47,7 +51,9 @@ def engine(
     return ScoringEngine({"m": judge(kind, template, pool)}, pool, batch_tokens=tokens)
 
 
-def request(*candidates: str, prefix: str = "", answers: tuple[str, ...] = (), by: str = "step") -> ScoreRequest:
+def request(
+    *candidates: str, prefix: str = "", answers: tuple[str, ...] = (), by: str = "step"
+) -> ScoreRequest:
     return ScoreRequest(Tree(TALK, prefix, candidates, answers), by, ("m",))
 
 
@@ -78,7 +84,9 @@ PROMPT = "<|im_start|>user\nWhat is the label?<|im_end|>\n<|im_start|>assistant\
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_likelihood_equals_a_plain_forward(kind: str) -> None:
     [score] = one(engine(kind), request(STEP_2, prefix=STEP_1))
-    assert score.nats / score.length == pytest.approx(by_hand(kind, PROMPT + STEP_1, STEP_2), abs=1e-5)
+    assert score.nats / score.length == pytest.approx(
+        by_hand(kind, PROMPT + STEP_1, STEP_2), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,10 +98,15 @@ def test_predictive_perplexity_equals_a_plain_forward(kind: str) -> None:
 
 
 texts = st.lists(
-    st.sampled_from([STEP_1, STEP_2, STEP_3, "### Step 1. é", "### Step 2. zwölf\n\n", " \n\n\n odd"]), max_size=3
+    st.sampled_from(
+        [STEP_1, STEP_2, STEP_3, "### Step 1. é", "### Step 2. zwölf\n\n", " \n\n\n odd"]
+    ),
+    max_size=3,
 ).map("".join)
 asks = st.builds(
-    lambda prefix, candidates, answers, by: request(*candidates, prefix=prefix, answers=answers, by=by),
+    lambda prefix, candidates, answers, by: request(
+        *candidates, prefix=prefix, answers=answers, by=by
+    ),
     texts,
     st.lists(texts.filter(bool), min_size=1, max_size=4),
     st.lists(st.sampled_from(["42", "7", "A-1}"]), min_size=1, max_size=2).map(tuple),
@@ -129,14 +142,18 @@ def test_cached_packed_and_cut_scores_equal_scores_alone(
             for asked, task in zip(batch, shared.score(batch), strict=True):
                 alone.pool.shrink(0)
                 for got, wanted in zip(task.scores, one(alone, asked), strict=True):
-                    assert got.nats / got.length == pytest.approx(wanted.nats / wanted.length, abs=1e-5)
+                    assert got.nats / got.length == pytest.approx(
+                        wanted.nats / wanted.length, abs=1e-5
+                    )
     assert shared.pool.bytes <= shared.pool.budget
     shared.pool.shrink(0)
     assert shared.pool.bytes == 0, "something is still in use"
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_by_the_formula_equals_the_fused_kernel(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_by_the_formula_equals_the_fused_kernel(
+    causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     query, key, value = torch.randn(4, 9, 8), torch.randn(2, 9, 8), torch.randn(2, 9, 8)
     kv = torch.stack((key, value))
     out, weight = attention.run_attention(query, kv, 0.3, causal=causal)
@@ -163,7 +180,10 @@ def test_every_token_of_a_search_is_forwarded_once() -> None:
     prefixes = [""]
     for depth in range(1, 6):
         steps = [f"### Step {depth}. We {verb} {depth}.\n\n" for verb in ("add", "double", "get")]
-        asked = [request(*steps, prefix=prefix, answers=("42", "7"), by="predictive") for prefix in prefixes]
+        asked = [
+            request(*steps, prefix=prefix, answers=("42", "7"), by="predictive")
+            for prefix in prefixes
+        ]
         for task in scorer.score(asked):
             for sequence in task.sequences["m"]:
                 kept = sequence.row.ids[: sequence.row.keep]
@@ -180,7 +200,9 @@ def test_a_step_that_was_read_while_it_was_written_leaves_only_its_rest() -> Non
     beginning = STEP_1.rsplit(" ", 1)[0]
     one(scorer, request(beginning))
     [task] = scorer.score([request(STEP_1)])
-    tokens = len(parts("llama")[1](STEP_1)["input_ids"]) - len(parts("llama")[1](beginning)["input_ids"])
+    tokens = len(parts("llama")[1](STEP_1)["input_ids"]) - len(
+        parts("llama")[1](beginning)["input_ids"]
+    )
     assert task.forwarded == tokens
 
 
@@ -246,7 +268,9 @@ def test_out_of_memory_shrinks_the_forward_and_tries_again() -> None:
     device = Scarce(scorer.judges["m"].model, 20)
     for task, scores in zip(scorer.score(asked), wanted, strict=True):
         assert task.error is None
-        assert [score.nats for score in task.scores] == pytest.approx([score.nats for score in scores], abs=1e-4)
+        assert [score.nats for score in task.scores] == pytest.approx(
+            [score.nats for score in scores], abs=1e-4
+        )
     assert max(device.sizes) <= 20
     scorer.pool.shrink(0)
     assert scorer.pool.bytes == 0
@@ -277,7 +301,9 @@ def test_searches_share_the_device_whatever_each_asks() -> None:
     """A search that asks little does not wait behind one that asks much."""
     scorer = engine(tokens=64)
     much = scorer.open(
-        ScoreRequest(Tree(TALK, "", tuple(f"{STEP_1}{i}\n\n" * 3 for i in range(9))), "step", ("m",), "a")
+        ScoreRequest(
+            Tree(TALK, "", tuple(f"{STEP_1}{i}\n\n" * 3 for i in range(9))), "step", ("m",), "a"
+        )
     )
     little = scorer.open(ScoreRequest(Tree(TALK, "", (STEP_2,)), "step", ("m",), "b"))
     scorer.add(much)
@@ -337,7 +363,9 @@ def test_look_ahead_is_predictive_perplexity_after_what_the_model_goes_on_with()
     [wanted] = one(scorer, request(ahead, prefix=STEP_1 + STEP_2, answers=("42",), by="predictive"))
     assert score.nats == pytest.approx(wanted.nats, abs=1e-5)
     model.set_attn_implementation("eager")
-    ids = words(PROMPT + STEP_1 + STEP_2, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    ids = words(PROMPT + STEP_1 + STEP_2, add_special_tokens=False, return_tensors="pt")[
+        "input_ids"
+    ]
     written = ids
     with torch.inference_mode():
         for _ in range(64):
@@ -351,7 +379,8 @@ def test_a_step_that_reads_back_too_long_is_left_out() -> None:
     must still hold."""
     scorer = engine()
     plain, ahead = (
-        one(scorer, request(STEP_1, answers=("42",), by=by))[0] for by in ("predictive", "lookahead-rollout")
+        one(scorer, request(STEP_1, answers=("42",), by=by))[0]
+        for by in ("predictive", "lookahead-rollout")
     )
     assert ahead.written == ("",)
     assert ahead.nats == pytest.approx(plain.nats, abs=1e-5)
@@ -408,8 +437,13 @@ def test_what_the_model_answered_is_told() -> None:
 
 def test_an_expectation_weighs_the_answers() -> None:
     scorer = engine()
-    apart = [one(scorer, request(STEP_1, answers=(answer,), by="predictive"))[0].nats for answer in ("4", "77")]
-    pooled = ScoreRequest(Tree(TALK, "", (STEP_1, STEP_2), ("4", "77"), weights=(0.75, 0.25)), "expected", ("m",))
+    apart = [
+        one(scorer, request(STEP_1, answers=(answer,), by="predictive"))[0].nats
+        for answer in ("4", "77")
+    ]
+    pooled = ScoreRequest(
+        Tree(TALK, "", (STEP_1, STEP_2), ("4", "77"), weights=(0.75, 0.25)), "expected", ("m",)
+    )
     first, second = one(scorer, pooled)
     assert first.nats == pytest.approx(0.75 * apart[0] + 0.25 * apart[1], abs=1e-6)
     assert second.nats != first.nats
@@ -425,7 +459,9 @@ def test_a_verdict_is_the_share_of_yes() -> None:
         assert words.decode(row.ids) == f"{question}{word}."
         with torch.inference_mode():
             each = torch.log_softmax(model(torch.tensor([row.ids])).logits[0, :-1].double(), -1)
-        logs.append(float(each.gather(1, torch.tensor([row.ids[1:]]).T)[row.start - 1 : row.end - 1].sum()))
+        logs.append(
+            float(each.gather(1, torch.tensor([row.ids[1:]]).T)[row.start - 1 : row.end - 1].sum())
+        )
     share = math.exp(logs[0]) / (math.exp(logs[0]) + math.exp(logs[1]))
     assert task.scores[0].nats == pytest.approx(math.log(share), abs=1e-4)
 
@@ -447,19 +483,26 @@ def test_chunks_of_one_length_are_compared() -> None:
 
 def test_a_contrastive_score_takes_away_what_the_proposer_found() -> None:
     pool = MemoryPool(1 << 24)
-    scorer = ScoringEngine({"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool, name="p")}, pool)
+    scorer = ScoringEngine(
+        {"m": judge("llama", pool=pool), "p": judge("qwen3", pool=pool, name="p")}, pool
+    )
     tree = Tree(TALK, "", (STEP_1, STEP_2))
     both = [one(scorer, ScoreRequest(tree, "step", (name,))) for name in ("m", "p")]
     contrast = one(scorer, ScoreRequest(tree, "contrastive", ("m", "p")))
     for meta, proposer, score in zip(*both, contrast, strict=True):
         assert score.nats == pytest.approx(meta.nats - proposer.nats)
     given = Tree(TALK, "", (STEP_1, STEP_2), proposed=tuple(score.nats for score in both[1]))
-    assert one(scorer, ScoreRequest(given, "contrastive", ("m",)))[0].nats == pytest.approx(contrast[0].nats)
+    assert one(scorer, ScoreRequest(given, "contrastive", ("m",)))[0].nats == pytest.approx(
+        contrast[0].nats
+    )
 
 
 def test_several_references_count_as_the_best_or_as_their_mean() -> None:
     scorer = engine()
-    separate = [one(scorer, request(STEP_1, answers=(answer,), by="predictive"))[0].nats for answer in ("4", "77")]
+    separate = [
+        one(scorer, request(STEP_1, answers=(answer,), by="predictive"))[0].nats
+        for answer in ("4", "77")
+    ]
     [best] = one(scorer, request(STEP_1, answers=("4", "77"), by="predictive"))
     [mean] = one(scorer, request(STEP_1, answers=("4", "77"), by="predictive-mean"))
     assert best.nats == pytest.approx(max(separate), abs=1e-6)
@@ -493,12 +536,20 @@ def test_special_tokens_in_a_teachers_text_stay_literal() -> None:
         (request(""), "tree.candidates"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ("nobody",)), "models"),
         (ScoreRequest(Tree(TALK, "", (STEP_1,)), "step", ()), "models"),
-        (ScoreRequest(Tree(TALK, "", (STEP_1,), ("4", "5"), weights=(1.0,)), "expected", ("m",)), "tree.weights"),
+        (
+            ScoreRequest(Tree(TALK, "", (STEP_1,), ("4", "5"), weights=(1.0,)), "expected", ("m",)),
+            "tree.weights",
+        ),
         (request(STEP_1, by="reward"), "models"),
-        (ScoreRequest(Tree(TALK, "", (STEP_1,), proposed=(1.0, 2.0)), "contrastive", ("m",)), "tree.proposed"),
+        (
+            ScoreRequest(Tree(TALK, "", (STEP_1,), proposed=(1.0, 2.0)), "contrastive", ("m",)),
+            "tree.proposed",
+        ),
     ],
 )
-def test_a_bad_request_is_refused_and_the_others_in_its_batch_are_scored(asked: ScoreRequest, param: str) -> None:
+def test_a_bad_request_is_refused_and_the_others_in_its_batch_are_scored(
+    asked: ScoreRequest, param: str
+) -> None:
     bad, good = engine().score([asked, request(STEP_1)])
     assert isinstance(bad.error, BadScoreRequest) and bad.error.param == param
     assert good.error is None and good.scores[0].nats < 0
@@ -515,7 +566,13 @@ def test_a_sliding_window_model_is_refused() -> None:
         num_key_value_heads=1, sliding_window=8,
     )  # fmt: skip
     with pytest.raises(UnsupportedModel, match="full attention"):
-        Judge("m", MistralForCausalLM(config), tiny.tokenizer(), pool=MemoryPool(1 << 20), elicitation=Elicitation())
+        Judge(
+            "m",
+            MistralForCausalLM(config),
+            tiny.tokenizer(),
+            pool=MemoryPool(1 << 20),
+            elicitation=Elicitation(),
+        )
 
 
 class Scaled(LlamaForCausalLM):
@@ -540,6 +597,11 @@ def test_a_sharp_model_in_half_precision_is_not_taken_for_a_wrong_one() -> None:
     """Improbable tokens are rounded by more; this checkpoint's are 0.4 nats off at 20."""
     folder = Path(__file__).parents[2] / "miniature" / "checkpoints" / "shared" / "alder"
     made = Judge.load(
-        "m", str(folder), device="cpu", dtype="bfloat16", pool=MemoryPool(1 << 24), elicitation=Elicitation()
+        "m",
+        str(folder),
+        device="cpu",
+        dtype="bfloat16",
+        pool=MemoryPool(1 << 24),
+        elicitation=Elicitation(),
     )
     assert made.bytes_per_token > 0

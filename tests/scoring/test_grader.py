@@ -12,7 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from scoring.engine import ScoringEngine
 from scoring.errors import BadScoreRequest
@@ -38,15 +43,23 @@ def reward_model(folder: Path, classes: int) -> Path:
 @pytest.mark.parametrize("classes", [1, 2])
 def test_a_trajectory_is_graded_whole(classes: int, tmp_path: Path) -> None:
     folder = reward_model(tmp_path, classes)
-    [task] = ScoringEngine.load({"r": str(folder)}, device="cpu").score([ScoreRequest(TREE, "reward", ("r",))])
+    [task] = ScoringEngine.load({"r": str(folder)}, device="cpu").score(
+        [ScoreRequest(TREE, "reward", ("r",))]
+    )
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     words = AutoTokenizer.from_pretrained(folder)
-    prompt = words.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    prompt = words.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
     for step, score in zip(STEPS, task.scores, strict=True):
-        ids = torch.tensor([words(prompt + TREE.prefix + step, add_special_tokens=False)["input_ids"]])
+        ids = torch.tensor(
+            [words(prompt + TREE.prefix + step, add_special_tokens=False)["input_ids"]]
+        )
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0].double()
-        wanted = logits.log_softmax(-1)[-1] if classes > 1 else torch.nn.functional.logsigmoid(logits[0])
+        wanted = (
+            logits.log_softmax(-1)[-1] if classes > 1 else torch.nn.functional.logsigmoid(logits[0])
+        )
         assert score.nats == pytest.approx(float(wanted), abs=1e-5)
         assert score.length == 1.0
     assert task.forwarded > 0
@@ -81,7 +94,9 @@ class Classifier(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append({**body, "path": self.path})
-        reply = json.dumps({"object": "list", "data": [{"index": 0, "label": "good", "probs": [0.2, 0.8]}]}).encode()
+        reply = json.dumps(
+            {"object": "list", "data": [{"index": 0, "label": "good", "probs": [0.2, 0.8]}]}
+        ).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(reply)))
         self.end_headers()
@@ -103,7 +118,9 @@ def test_a_served_reward_model_is_asked_for_its_classes(tmp_path: Path) -> None:
         server.shutdown()
         thread.join()
     assert [score.nats for score in task.scores] == [pytest.approx(math.log(0.8))] * 2
-    assert [(asked["path"], asked["model"]) for asked in Classifier.asked] == [("/classify", "rm")] * 2
+    assert [(asked["path"], asked["model"]) for asked in Classifier.asked] == [
+        ("/classify", "rm")
+    ] * 2
     assert sorted(asked["input"] for asked in Classifier.asked) == sorted(
         list(sequence.row.ids) for sequence in task.sequences["r"]
     )

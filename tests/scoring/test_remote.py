@@ -23,7 +23,10 @@ from serving.engine import GenerationEngine
 from tests import tiny
 
 TREE = Tree(
-    (Message("user", "hi"),), "### Step 1. We add.\n\n", ("### Step 2. Four.\n\n", "### Step 2. Ten\n\n"), ("42",)
+    (Message("user", "hi"),),
+    "### Step 1. We add.\n\n",
+    ("### Step 2. Four.\n\n", "### Step 2. Ten\n\n"),
+    ("42",),
 )
 
 
@@ -36,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(folder: Path) -> Iterator[str]:
     """The checkpoint behind a server that gives log-probabilities of prompts as vLLM does."""
     server = uvicorn.Server(
-        uvicorn.Config(build_app(GenerationEngine.load(folder), "tiny"), port=0, log_level="warning")
+        uvicorn.Config(
+            build_app(GenerationEngine.load(folder), "tiny"), port=0, log_level="warning"
+        )
     )
     ready = threading.Event()
     startup = server.startup
@@ -56,13 +61,17 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("objective", ["step", "chunks", "predictive"])
-def test_scores_by_a_served_model_equal_those_of_the_same_model_here(objective: str, served: str, folder: Path) -> None:
+def test_scores_by_a_served_model_equal_those_of_the_same_model_here(
+    objective: str, served: str, folder: Path
+) -> None:
     here = ScoringEngine.load({"m": str(folder)}, device="cpu")
     [wanted] = here.score([ScoreRequest(TREE, objective, ("m",))])
     with closing(ScoringEngine.load({"m": served})) as there:
         [found] = there.score([ScoreRequest(TREE, objective, ("m",))])
     assert found.error is None
-    assert [score.nats for score in found.scores] == pytest.approx([score.nats for score in wanted.scores], abs=1e-3)
+    assert [score.nats for score in found.scores] == pytest.approx(
+        [score.nats for score in wanted.scores], abs=1e-3
+    )
     assert found.forwarded > wanted.forwarded
 
 
@@ -77,7 +86,9 @@ def test_what_the_server_refuses_is_a_bad_request(served: str) -> None:
     long = Tree(TREE.messages, "", ("### Step 1. We add.\n\n" * 100,))
     asked = [(long, "step"), (TREE, "step"), (TREE, "confidence")]
     with closing(ScoringEngine.load({"m": served})) as there:
-        bad, good, elicited = there.score([ScoreRequest(tree, objective, ("m",)) for tree, objective in asked])
+        bad, good, elicited = there.score(
+            [ScoreRequest(tree, objective, ("m",)) for tree, objective in asked]
+        )
     assert isinstance(bad.error, BadScoreRequest) and bad.error.code == "context_length_exceeded"
     assert good.scores
     assert isinstance(elicited.error, BadScoreRequest) and elicited.error.param == "objective"
@@ -115,7 +126,9 @@ def sglang(folder: Path) -> Iterator[ScoringEngine]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         with closing(
-            ScoringEngine.load({"m": f"sglang+http://127.0.0.1:{server.server_port}?tokenizer={folder}#tiny"})
+            ScoringEngine.load(
+                {"m": f"sglang+http://127.0.0.1:{server.server_port}?tokenizer={folder}#tiny"}
+            )
         ) as engine:
             yield engine
         server.shutdown()
@@ -123,7 +136,9 @@ def sglang(folder: Path) -> Iterator[ScoringEngine]:
 
 
 def test_sglang_is_asked_from_one_token_before_the_scored_ones(sglang: ScoringEngine) -> None:
-    [task] = sglang.score([ScoreRequest(Tree(TREE.messages, "", TREE.candidates[:1]), "step", ("m",))])
+    [task] = sglang.score(
+        [ScoreRequest(Tree(TREE.messages, "", TREE.candidates[:1]), "step", ("m",))]
+    )
     [sequence] = task.sequences["m"]
     row = sequence.row
     assert sequence.logs == tuple(-at / 8 for at in range(row.start, row.end))
@@ -138,7 +153,9 @@ def test_a_reply_about_other_tokens_is_no_reply(sglang: ScoringEngine) -> None:
 
 
 def test_nobody_there_is_unavailable(folder: Path) -> None:
-    with closing(ScoringEngine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})) as lost:
+    with closing(
+        ScoringEngine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})
+    ) as lost:
         [task] = lost.score([ScoreRequest(TREE, "step", ("m",))])
     assert isinstance(task.error, ScorerUnavailable)
 

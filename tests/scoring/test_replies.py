@@ -18,7 +18,11 @@ REQUEST = ScoreRequest(Tree((Message("user", "hi"),), "", ("a", "b")), "step", (
 
 
 def score(nats: Any = -1.5, length: Any = 2.0, part: Any = -1.5, tokens: Any = 2) -> dict[str, Any]:
-    return {"nats": nats, "length": length, "per_model": [{"model": "m", "nats": part, "tokens": tokens, "bytes": 4}]}
+    return {
+        "nats": nats,
+        "length": length,
+        "per_model": [{"model": "m", "nats": part, "tokens": tokens, "bytes": 4}],
+    }
 
 
 class Says(httpx.AsyncBaseTransport):

@@ -37,11 +37,15 @@ def test_the_table_in_the_docs_is_up_to_date() -> None:
 def test_a_score_is_available_where_its_models_are(
     models: set[str], judges: set[str], reward_models: set[str], missing: set[str]
 ) -> None:
-    found = available_scores(teachers={"a", "b"}, models=models, judges=judges, reward_models=reward_models)
+    found = available_scores(
+        teachers={"a", "b"}, models=models, judges=judges, reward_models=reward_models
+    )
     assert set(SCORES) - found == missing
 
 
 def test_the_registry_loads_no_torch() -> None:
     code = "import sys, scoring.scores; print('torch' in sys.modules, 'pydantic' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert shown.stdout.strip() == "False False"

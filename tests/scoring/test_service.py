@@ -21,12 +21,16 @@ from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-REQUEST = ScoreRequest(Tree((Message("user", "hi"),), "", ("### Step 1. We add.\n\n",), ("42",)), "predictive", ("m",))
+REQUEST = ScoreRequest(
+    Tree((Message("user", "hi"),), "", ("### Step 1. We add.\n\n",), ("42",)), "predictive", ("m",)
+)
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> ScoringEngine:
-    return ScoringEngine.load({"m": str(tiny.checkpoint(tmp_path_factory.mktemp("m")))}, device="cpu")
+    return ScoringEngine.load(
+        {"m": str(tiny.checkpoint(tmp_path_factory.mktemp("m")))}, device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,9 @@ async def test_a_reply_over_the_wire_equals_the_engines(socket: str, engine: Sco
             for _ in range(20):
                 group.start_soon(ask)
     [task] = engine.score([REQUEST])
-    assert [reply.scores[0].nats for reply in replies] == [pytest.approx(task.scores[0].nats, abs=1e-5)] * 20
+    assert [reply.scores[0].nats for reply in replies] == [
+        pytest.approx(task.scores[0].nats, abs=1e-5)
+    ] * 20
     assert {reply.revision for reply in replies} == {engine.revision}
 
 
@@ -62,14 +68,25 @@ async def test_a_bad_request_comes_back_typed(socket: str) -> None:
     assert caught.value.param == "objective"
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"tree": 3, "objective": "step", "models": []}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"tree": 3, "objective": "step", "models": []}']
+)
 async def test_a_malformed_body_is_a_clear_400(socket: str, body: bytes) -> None:
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://s") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://s"
+    ) as client:
         reply = await client.post("/score", content=body)
-    assert reply.status_code == 400 and set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert reply.status_code == 400 and set(reply.json()["error"]) == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }
 
 
-async def test_what_the_service_could_not_do_is_told_in_its_own_words(engine: ScoringEngine, tmp_path: Path) -> None:
+async def test_what_the_service_could_not_do_is_told_in_its_own_words(
+    engine: ScoringEngine, tmp_path: Path
+) -> None:
     """A model that is served elsewhere, by nobody."""
     folder = tiny.checkpoint(tmp_path / "m")
     lost = ScoringEngine.load({"m": f"vllm+http://127.0.0.1:9/v1?tokenizer={folder}#tiny"})
@@ -81,7 +98,9 @@ async def test_what_the_service_could_not_do_is_told_in_its_own_words(engine: Sc
 
 
 async def test_health_and_metrics_tell_what_is_loaded(socket: str) -> None:
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://s") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://s"
+    ) as client:
         assert (await client.get("/health")).json()["models"] == ["m"]
         assert 'scorer_forwarded_tokens_total{model="m"}' in (await client.get("/metrics")).text
 
@@ -92,7 +111,9 @@ async def test_a_service_that_is_away_is_unavailable_once_patience_ends(tmp_path
             await client.score(REQUEST)
 
 
-async def test_a_call_that_met_a_restart_is_made_again(engine: ScoringEngine, tmp_path: Path) -> None:
+async def test_a_call_that_met_a_restart_is_made_again(
+    engine: ScoringEngine, tmp_path: Path
+) -> None:
     path = str(tmp_path / "late.sock")
     server = uvicorn.Server(uvicorn.Config(build_app(engine), uds=path, log_level="warning"))
     async with ScorerClient(path, retry_s=60.0) as client, anyio.create_task_group() as group:
@@ -165,7 +186,9 @@ async def test_a_request_joins_while_another_is_in_progress(engine: ScoringEngin
     assert order == ["short", "long"]
 
 
-async def test_a_failing_device_fails_its_callers_and_not_the_next_ones(engine: ScoringEngine) -> None:
+async def test_a_failing_device_fails_its_callers_and_not_the_next_ones(
+    engine: ScoringEngine,
+) -> None:
     model = engine.judges["m"].model
     forward = model.base_model.forward
     engine.pool.shrink(0)

@@ -23,11 +23,15 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 @asynccontextmanager
-async def served(folder: Path, *arguments: str) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
+async def served(
+    folder: Path, *arguments: str
+) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
     """A process that answers, and a client of it."""
     path = str(folder / "model.sock")
     checkpoint = str(tiny.checkpoint(folder / "checkpoint"))
-    with start(checkpoint, "--name", "tiny", "--uds", path, "--device", "cpu", *arguments) as process:
+    with start(
+        checkpoint, "--name", "tiny", "--uds", path, "--device", "cpu", *arguments
+    ) as process:
         try:
             transport = httpx.AsyncHTTPTransport(uds=path, retries=8)
             async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
@@ -46,7 +50,9 @@ async def test_a_server_leaves_at_a_termination_signal(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-async def test_a_child_outlives_signals_and_leaves_with_its_parent(sent: signal.Signals, tmp_path: Path) -> None:
+async def test_a_child_outlives_signals_and_leaves_with_its_parent(
+    sent: signal.Signals, tmp_path: Path
+) -> None:
     """A signal to the whole process group comes here too, while the proxy still has searches
     running."""
     async with served(tmp_path, "--exit-with-parent") as (process, client):
@@ -80,5 +86,7 @@ def test_help_loads_no_model_library() -> None:
         "with contextlib.suppress(SystemExit): command.main()\n"
         "print([name for name in ('torch', 'transformers', 'uvicorn') if name in sys.modules])"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert shown.stdout.splitlines()[-1] == "[]"

@@ -58,7 +58,12 @@ class Served:
     engine: Watched
     path: str
     endless: dict[str, Any] = field(
-        default_factory=lambda: {"model": "tiny", "prompt": "abc", "max_tokens": None, "ignore_eos": True}
+        default_factory=lambda: {
+            "model": "tiny",
+            "prompt": "abc",
+            "max_tokens": None,
+            "ignore_eos": True,
+        }
     )
 
     def client(self) -> httpx.AsyncClient:
@@ -73,7 +78,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
     model.config.max_position_embeddings = 1_000_000
     engine = Watched(model, words, max_batch=1)
     path = str(tmp_path / "model.sock")
-    server = uvicorn.Server(uvicorn.Config(build_app(engine, "tiny"), uds=path, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(engine, "tiny"), uds=path, log_level="warning")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     yield Served(engine, path)
@@ -92,12 +99,16 @@ async def the_place_is_free(served: Served) -> None:
 
 async def test_a_stream_that_is_closed_stops_its_sequence(served: Served) -> None:
     async with served.client() as client:
-        async with client.stream("POST", "completions", json={**served.endless, "stream": True}) as reply:
+        async with client.stream(
+            "POST", "completions", json={**served.endless, "stream": True}
+        ) as reply:
             assert (await anext(reply.aiter_lines())).startswith("data: ")
         await the_place_is_free(served)
 
 
-async def test_a_client_that_stops_waiting_for_a_whole_reply_stops_its_sequence(served: Served) -> None:
+async def test_a_client_that_stops_waiting_for_a_whole_reply_stops_its_sequence(
+    served: Served,
+) -> None:
     async with served.client() as client, anyio.create_task_group() as group:
 
         async def ask() -> None:
@@ -111,20 +122,30 @@ async def test_a_client_that_stops_waiting_for_a_whole_reply_stops_its_sequence(
 
 async def test_a_client_that_leaves_while_queued_is_dropped(served: Served) -> None:
     async with served.client() as client:
-        async with client.stream("POST", "completions", json={**served.endless, "stream": True}) as reply:
+        async with client.stream(
+            "POST", "completions", json={**served.endless, "stream": True}
+        ) as reply:
             await anext(reply.aiter_lines())
-            async with client.stream("POST", "completions", json={**served.endless, "stream": True}) as queued:
+            async with client.stream(
+                "POST", "completions", json={**served.endless, "stream": True}
+            ) as queued:
                 assert queued.status_code == 200
         await the_place_is_free(served)
-    assert served.engine.sequences[1].cancelled and len(served.engine.sequences[1].written) < 100_000
+    assert (
+        served.engine.sequences[1].cancelled and len(served.engine.sequences[1].written) < 100_000
+    )
 
 
-async def test_cancelling_and_asking_again_at_once_stops_each_sequence_within_100_ms(served: Served) -> None:
+async def test_cancelling_and_asking_again_at_once_stops_each_sequence_within_100_ms(
+    served: Served,
+) -> None:
     """Over a real socket, time and again: each call begins the moment the one before is closed."""
     closed: list[float] = []
     async with served.client() as client:
         for _ in range(20):
-            async with client.stream("POST", "completions", json={**served.endless, "stream": True}) as reply:
+            async with client.stream(
+                "POST", "completions", json={**served.endless, "stream": True}
+            ) as reply:
                 await anext(reply.aiter_lines())
                 closed.append(time.perf_counter())
         await the_place_is_free(served)
@@ -134,4 +155,6 @@ async def test_cancelling_and_asking_again_at_once_stops_each_sequence_within_10
     assert "serving_cancelled_sequences_total 20.0" in page
     # The prompt has two tokens; the second one is always read, for its logits.
     assert served.engine.counters.prefilled == 2 + 20
-    assert "serving_prefilled_tokens_total 22.0" in page and "serving_reused_tokens_total 20.0" in page
+    assert (
+        "serving_prefilled_tokens_total 22.0" in page and "serving_reused_tokens_total 20.0" in page
+    )

@@ -24,7 +24,12 @@ from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-PROMPTS = ["### Step 1. We add two", "The final answer is", "abc", "What is the label? Reason in steps, then answer."]
+PROMPTS = [
+    "### Step 1. We add two",
+    "The final answer is",
+    "abc",
+    "What is the label? Reason in steps, then answer.",
+]
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3", "gpt2"])
@@ -36,7 +41,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     path = str(tmp_path_factory.mktemp("s") / "model.sock")
     engine = GenerationEngine.load(folder, device="cpu", max_batch=4)
-    server = uvicorn.Server(uvicorn.Config(build_app(engine, "tiny"), uds=path, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(engine, "tiny"), uds=path, log_level="warning")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     transport = httpx.HTTPTransport(uds=path, retries=20)
@@ -46,7 +53,9 @@ def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[h
     thread.join()
 
 
-def complete(client: httpx.Client, prompt: str | list[int] = PROMPTS[0], **options: Any) -> dict[str, Any]:
+def complete(
+    client: httpx.Client, prompt: str | list[int] = PROMPTS[0], **options: Any
+) -> dict[str, Any]:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0, **options}
     reply = client.post("/v1/completions", json=body)
     assert reply.status_code == 200, reply.text
@@ -55,26 +64,47 @@ def complete(client: httpx.Client, prompt: str | list[int] = PROMPTS[0], **optio
 
 
 def stream(client: httpx.Client, **options: Any) -> list[dict[str, Any]]:
-    body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0, "stream": True, **options}
+    body = {
+        "model": "tiny",
+        "prompt": PROMPTS[0],
+        "max_tokens": 24,
+        "temperature": 0,
+        "stream": True,
+        **options,
+    }
     with client.stream("POST", "/v1/completions", json=body) as reply:
         lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
 
-def test_log_probabilities_of_a_prompt_equal_a_plain_forward(client: httpx.Client, folder: Path) -> None:
-    model, words = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+def test_log_probabilities_of_a_prompt_equal_a_plain_forward(
+    client: httpx.Client, folder: Path
+) -> None:
+    model, words = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     ids = words(PROMPTS[3])["input_ids"]
-    first, *rest = complete(client, ids, max_tokens=1, prompt_logprobs=0)["choices"][0]["prompt_logprobs"]
+    first, *rest = complete(client, ids, max_tokens=1, prompt_logprobs=0)["choices"][0][
+        "prompt_logprobs"
+    ]
     with torch.inference_mode():
         logs = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
     assert first is None
     for at, entry in enumerate(rest, 1):
-        assert entry == {str(ids[at]): {"logprob": pytest.approx(float(logs[at - 1, ids[at]]), abs=1e-4)}}
+        assert entry == {
+            str(ids[at]): {"logprob": pytest.approx(float(logs[at - 1, ids[at]]), abs=1e-4)}
+        }
 
 
-def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(client: httpx.Client, folder: Path) -> None:
-    model, words = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(
+    client: httpx.Client, folder: Path
+) -> None:
+    model, words = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     lengths = [5, 24, 11, 17]
     replies: dict[int, str] = {}
 
@@ -89,7 +119,11 @@ def test_greedy_text_equals_transformers_generate_also_in_a_changing_batch(clien
     for i, prompt in enumerate(PROMPTS):
         ids = torch.tensor([words(prompt)["input_ids"]])
         made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=lengths[i], do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=lengths[i],
+            do_sample=False,
+            pad_token_id=0,
         )
         wanted = words.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
         assert replies[i].rstrip("�") == wanted.rstrip("�")
@@ -116,8 +150,13 @@ def written(engine: GenerationEngine, prompt: tuple[int, ...], tokens: int = 12)
 
 
 @pytest.mark.parametrize(("budget_mb", "times"), [(256, 1), (0, 5)])
-def test_a_prompt_that_several_ask_at_once_is_read_once(budget_mb: int, times: int, folder: Path) -> None:
-    prompts = [tuple(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) for text in (PROMPTS[3] * 2, PROMPTS[1])]
+def test_a_prompt_that_several_ask_at_once_is_read_once(
+    budget_mb: int, times: int, folder: Path
+) -> None:
+    prompts = [
+        tuple(AutoTokenizer.from_pretrained(folder)(text)["input_ids"])
+        for text in (PROMPTS[3] * 2, PROMPTS[1])
+    ]
     fresh = GenerationEngine.load(folder, device="cpu")
     wanted = [written(fresh, prompt) for prompt in prompts]
     engine = GenerationEngine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
@@ -148,7 +187,10 @@ def test_a_beginning_that_was_read_before_is_not_read_again(budget_mb: int, fold
     parting = (*whole[:-4], *words(" and two")["input_ids"])
     fresh = [GenerationEngine.load(folder, device="cpu") for _ in range(3)]
     short = whole[:20]
-    wanted = [written(engine, prompt) for engine, prompt in zip(fresh, (whole, parting, short), strict=True)]
+    wanted = [
+        written(engine, prompt)
+        for engine, prompt in zip(fresh, (whole, parting, short), strict=True)
+    ]
     engine = GenerationEngine.load(folder, device="cpu", prefix_cache_mb=budget_mb)
     assert [written(engine, prompt) for prompt in (whole, parting, short)] == wanted
     assert engine.counters.reused == (len(whole) - 4 + 19 if budget_mb else 0)

@@ -24,7 +24,9 @@ from tests.decoder.scripted import ScriptedTeacher, says
 pytestmark = pytest.mark.anyio
 
 CHECKPOINTS = Path(__file__).parents[2] / "miniature" / "checkpoints"
-CUT = Segmentation(instruction='Reason in steps, each headed "### Step N.", then give the final answer.')
+CUT = Segmentation(
+    instruction='Reason in steps, each headed "### Step N.", then give the final answer.'
+)
 ASK = TeacherRequest((Message("user", "hi"),), "### Step 1.", None, (), 4, 0.0, 1.0, 1)
 
 
@@ -44,11 +46,20 @@ class Meddling(httpx.AsyncBaseTransport):
 
 
 @asynccontextmanager
-async def served(name: str, meddle: Callable[[str], str]) -> AsyncIterator[tuple[GuardedTeacher, httpx.AsyncClient]]:
+async def served(
+    name: str, meddle: Callable[[str], str]
+) -> AsyncIterator[tuple[GuardedTeacher, httpx.AsyncClient]]:
     engine = GenerationEngine.load(CHECKPOINTS / name, device="cpu")
     template = ChatTemplate.load(str(CHECKPOINTS / name))
-    async with httpx.AsyncClient(transport=Meddling(engine, name, meddle), base_url="http://t/v1/") as client:
-        yield GuardedTeacher(CompatibleTeacher(name, name, client, template, PROVIDERS["local"]), Limits()), client
+    async with httpx.AsyncClient(
+        transport=Meddling(engine, name, meddle), base_url="http://t/v1/"
+    ) as client:
+        yield (
+            GuardedTeacher(
+                CompatibleTeacher(name, name, client, template, PROVIDERS["local"]), Limits()
+            ),
+            client,
+        )
     engine.close()
 
 
@@ -68,29 +79,38 @@ def closed(prompt: str) -> str:
 
 
 @pytest.mark.parametrize("meddle", [retemplated, closed, lambda prompt: f"{prompt} "])
-async def test_a_server_that_meddles_with_the_turn_is_found_out(meddle: Callable[[str], str]) -> None:
+async def test_a_server_that_meddles_with_the_turn_is_found_out(
+    meddle: Callable[[str], str],
+) -> None:
     async with served("alder", meddle) as (teacher, client):
         found = await teacher.examine(CUT)
         assert found is not None and "server" in found
         with pytest.raises(TeacherError) as caught:
             await teacher.write(ASK)
         assert caught.value.kind == "refused" and found in str(caught.value)
-        target = Target("alder", client, "models", required=False, examine=lambda: teacher.examine(CUT))
+        target = Target(
+            "alder", client, "models", required=False, examine=lambda: teacher.examine(CUT)
+        )
         probes = Probes([target], Target("scorer", client, "models", required=True))
         await probes.once()
         assert probes.states()["alder"].detail == found and not probes.states()["teachers"].ok
 
 
 @pytest.mark.parametrize(
-    ("written", "what"), [(says("", "eos"), "ends its turn"), (says("\n<think>\nSo", "length"), "thinking block")]
+    ("written", "what"),
+    [(says("", "eos"), "ends its turn"), (says("\n<think>\nSo", "length"), "thinking block")],
 )
-async def test_a_turn_that_ends_or_thinks_anew_is_found_out(written: Continuation, what: str) -> None:
+async def test_a_turn_that_ends_or_thinks_anew_is_found_out(
+    written: Continuation, what: str
+) -> None:
     found = await GuardedTeacher(ScriptedTeacher("t", lambda _: written), Limits()).examine(CUT)
     assert found is not None and what in found
 
 
 async def test_a_teacher_that_cannot_be_asked_is_not_judged() -> None:
-    teacher = GuardedTeacher(ScriptedTeacher("t", lambda _: TeacherError("t", "overloaded", "busy")), Limits())
+    teacher = GuardedTeacher(
+        ScriptedTeacher("t", lambda _: TeacherError("t", "overloaded", "busy")), Limits()
+    )
     with pytest.raises(TeacherError):
         await teacher.examine(CUT)
     with pytest.raises(TeacherError) as caught:

@@ -36,7 +36,9 @@ from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-ASK = TeacherRequest((Message("user", "What is the label?"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1)
+ASK = TeacherRequest(
+    (Message("user", "What is the label?"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1
+)
 REPORTS = Provider(reports_stop=True, extra={"add_special_tokens": False})
 SILENT = Provider(extra={"add_special_tokens": False})
 
@@ -69,15 +71,25 @@ async def teacher(
 
 
 @asynccontextmanager
-async def real(socket: str, folder: Path, provider: Provider = REPORTS) -> AsyncIterator[CompatibleTeacher]:
+async def real(
+    socket: str, folder: Path, provider: Provider = REPORTS
+) -> AsyncIterator[CompatibleTeacher]:
     async with teacher(PooledTransport(socket), ChatTemplate.load(str(folder)), provider) as made:
         yield made
 
 
 async def test_a_continuation_is_that_of_the_rendered_prompt(socket: str, folder: Path) -> None:
     prompt = "<|im_start|>user\nWhat is the label?<|im_end|>\n<|im_start|>assistant\n<think>\n### Step 1."
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://t") as client:
-        body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0, "add_special_tokens": False}
+    async with httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://t"
+    ) as client:
+        body = {
+            "model": "tiny",
+            "prompt": prompt,
+            "max_tokens": 24,
+            "temperature": 0,
+            "add_special_tokens": False,
+        }
         raw = (await client.post("/v1/completions", json=body)).json()
     async with real(socket, folder) as model:
         written = await model.write(ASK)
@@ -87,8 +99,12 @@ async def test_a_continuation_is_that_of_the_rendered_prompt(socket: str, folder
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("provider", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
-async def test_a_step_ends_at_its_marker_and_says_so(socket: str, folder: Path, provider: Provider) -> None:
+@pytest.mark.parametrize(
+    "provider", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"]
+)
+async def test_a_step_ends_at_its_marker_and_says_so(
+    socket: str, folder: Path, provider: Provider
+) -> None:
     async with real(socket, folder, provider) as model:
         whole = (await model.write(ASK)).text
         marker = whole[10:13]
@@ -97,8 +113,12 @@ async def test_a_step_ends_at_its_marker_and_says_so(socket: str, folder: Path, 
     assert (written.text, written.ended) == (whole[: whole.index(marker)], "marker")
 
 
-@pytest.mark.parametrize("provider", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"])
-async def test_text_is_heard_as_it_is_written(socket: str, folder: Path, provider: Provider) -> None:
+@pytest.mark.parametrize(
+    "provider", [REPORTS, SILENT], ids=["server finds the stop", "proxy finds the stop"]
+)
+async def test_text_is_heard_as_it_is_written(
+    socket: str, folder: Path, provider: Provider
+) -> None:
     heard: list[str] = []
     async with real(socket, folder, provider) as model:
         whole = await model.write(ASK)
@@ -109,7 +129,9 @@ async def test_text_is_heard_as_it_is_written(socket: str, folder: Path, provide
 async def test_a_context_overflow_is_typed(socket: str, folder: Path) -> None:
     async with real(socket, folder) as model:
         with pytest.raises(TeacherError) as caught:
-            await model.write(TeacherRequest((Message("user", "x " * 3000),), "", None, (), 8, 0.0, 1.0, 1))
+            await model.write(
+                TeacherRequest((Message("user", "x " * 3000),), "", None, (), 8, 0.0, 1.0, 1)
+            )
     assert caught.value.kind == "context_overflow"
 
 
@@ -124,7 +146,9 @@ def scripted(reply: Response) -> httpx.ASGITransport:
     async def completions(_: Request) -> Response:
         return reply
 
-    return httpx.ASGITransport(app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])]))
+    return httpx.ASGITransport(
+        app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])])
+    )
 
 
 def error(status: int, message: str = "no", code: str | None = None) -> Response:
@@ -165,7 +189,9 @@ async def test_a_stream_that_breaks_off_is_broken(events: bytes, folder: Path) -
     async def body() -> AsyncIterator[bytes]:
         yield events
 
-    async with teacher(scripted(StreamingResponse(body())), ChatTemplate.load(str(folder)), SILENT) as model:
+    async with teacher(
+        scripted(StreamingResponse(body())), ChatTemplate.load(str(folder)), SILENT
+    ) as model:
         with pytest.raises(TeacherError) as caught:
             await model.write(ASK)
     assert caught.value.kind == "broken"
@@ -174,9 +200,15 @@ async def test_a_stream_that_breaks_off_is_broken(events: bytes, folder: Path) -
 async def test_a_stream_that_ends_without_a_word_is_asked_for_its_reason(folder: Path) -> None:
     async def completions(request: Request) -> Response:
         streamed = (await request.json()).get("stream")
-        return Response(b"", media_type="text/event-stream") if streamed else error(400, "", "context_length_exceeded")
+        return (
+            Response(b"", media_type="text/event-stream")
+            if streamed
+            else error(400, "", "context_length_exceeded")
+        )
 
-    transport = httpx.ASGITransport(app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])]))
+    transport = httpx.ASGITransport(
+        app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])])
+    )
     async with teacher(transport, ChatTemplate.load(str(folder)), SILENT) as model:
         with pytest.raises(TeacherError) as caught:
             await model.write(ASK)
@@ -188,7 +220,9 @@ async def test_tokens_are_estimated_where_a_server_does_not_count(folder: Path) 
         yield b'data: {"choices": [{"text": " one two"}]}\n\n'
         yield b'data: {"choices": [{"text": "", "finish_reason": "stop"}]}\n\n'
 
-    async with teacher(scripted(StreamingResponse(body())), ChatTemplate.load(str(folder)), SILENT) as model:
+    async with teacher(
+        scripted(StreamingResponse(body())), ChatTemplate.load(str(folder)), SILENT
+    ) as model:
         written = await model.write(ASK)
     assert (written.text, written.ended, written.completion_tokens) == (" one two", "eos", 2)
 
@@ -245,11 +279,16 @@ class Counts:
     ids=["it adds one", "it adds none", "it does not say", "it is told not to"],
 )
 async def test_sequence_begins_once(adds: bool, counts: bool, may: bool, sent: str) -> None:
-    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}|", {"bos_token": "<s>"}, PLAIN)
+    template = ChatTemplate(
+        "{{ bos_token }}{{ messages[0].content }}|", {"bos_token": "<s>"}, PLAIN
+    )
     server = Counts(adds_bos=adds, counts=counts)
     provider = Provider(reports_stop=True, may_add_bos=may)
     ask = replace(ASK, messages=(Message("user", "Q"),))
-    async with teacher(server.transport, template, provider) as model, anyio.create_task_group() as group:
+    async with (
+        teacher(server.transport, template, provider) as model,
+        anyio.create_task_group() as group,
+    ):
         for _ in range(3):
             group.start_soon(model.write, ask)
     assert server.prompts[-3:] == [f"{sent}### Step 1."] * 3
@@ -312,19 +351,27 @@ def test_a_turn_goes_on_in_the_manner_of_each_family(manner: str, tmp_path: Path
     assert template.turn(turn).endswith(thinking)
     assert template.turn(replace(turn, answer="a")).endswith(thinking + answering)
     words = tiny.tokenizer(source)
-    row = Encoder(words, Elicitation("{answer}.")).row((Said("user", "Q"),), Passage(0, "s", "a", closing=True))
+    row = Encoder(words, Elicitation("{answer}.")).row(
+        (Said("user", "Q"),), Passage(0, "s", "a", closing=True)
+    )
     assert words.decode(row.ids).rstrip(".").endswith(thinking + answering)
 
 
 @pytest.mark.parametrize("markup", ["harmony", "think"])
-async def test_special_tokens_are_asked_for_where_thinking_ends_by_one(markup: MarkupName, folder: Path) -> None:
+async def test_special_tokens_are_asked_for_where_thinking_ends_by_one(
+    markup: MarkupName, folder: Path
+) -> None:
     came: list[dict[str, Any]] = []
 
     async def completions(request: Request) -> Response:
         came.append(await request.json())
-        return JSONResponse({"choices": [{"text": " x", "finish_reason": "stop", "stop_reason": "<|end|>"}]})
+        return JSONResponse(
+            {"choices": [{"text": " x", "finish_reason": "stop", "stop_reason": "<|end|>"}]}
+        )
 
-    transport = httpx.ASGITransport(app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])]))
+    transport = httpx.ASGITransport(
+        app=Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])])
+    )
     async with teacher(transport, ChatTemplate.load(str(folder), markup), REPORTS) as model:
         assert (await model.write(ASK)).ended == "closed"
     assert came[0].get("skip_special_tokens", True) is (markup == "think")
@@ -335,7 +382,11 @@ async def test_special_tokens_are_asked_for_where_thinking_ends_by_one(markup: M
     ("source", "thinking", "answering"),
     [
         (THINKS, "Q|A:<think>\ns", "Q|A:<think>\ns</think>\n\na"),
-        (THINKS.replace("A:", "A:<think>\\n").replace("A:<think>\\n", "A:<think>\n"), "Q|A:<think>\ns", None),
+        (
+            THINKS.replace("A:", "A:<think>\\n").replace("A:<think>\\n", "A:<think>\n"),
+            "Q|A:<think>\ns",
+            None,
+        ),
         ("{{ messages[0].content }}|", "Q|s", "Q|s### Answer\n\na"),
     ],
     ids=["thinking", "thinking, opened by the template", "plain"],
@@ -358,12 +409,21 @@ TOOL = {"type": "function", "function": {"name": "weigh", "description": "Weigh 
 
 def test_tools_are_told_in_the_templates_own_words_or_in_ours(folder: Path) -> None:
     plain = ChatTemplate.load(str(folder))
-    own = replace(plain, source="{% if tools %}TOOLS {{ tools | tojson }} <tool_call>{% endif %}" + plain.source)
+    own = replace(
+        plain,
+        source="{% if tools %}TOOLS {{ tools | tojson }} <tool_call>{% endif %}" + plain.source,
+    )
     messages = (Message("system", "Be brief."), Message("user", "hi"))
     assert (plain.supports_tools, own.supports_tools) == (False, True)
     told = plain.render(messages, [TOOL])
-    assert told.index("Be brief.") < told.index('{"name": "weigh", "description": "Weigh it."}') < told.index("hi")
-    assert own.render(messages, [TOOL]).startswith("TOOLS [{") and "can be called" not in own.render(messages, [TOOL])
+    assert (
+        told.index("Be brief.")
+        < told.index('{"name": "weigh", "description": "Weigh it."}')
+        < told.index("hi")
+    )
+    assert own.render(messages, [TOOL]).startswith(
+        "TOOLS [{"
+    ) and "can be called" not in own.render(messages, [TOOL])
     assert own.render(messages) == plain.render(messages)
     assert "can be called" in plain.render(messages[1:], [TOOL])
 
@@ -373,7 +433,11 @@ async def test_server_sees_at_once_that_a_stream_is_over(why: str, folder: Path)
     """Over a real socket; the next call goes out while the server still learns of it, on a connection of its own."""
     cancelled = why == "the call was cancelled"
     began, closed = anyio.Event(), anyio.Event()
-    event = b'data: {"choices": [{"text": " one\\n### Step 2"}]}\n\n' if not cancelled else b": writing\n\n"
+    event = (
+        b'data: {"choices": [{"text": " one\\n### Step 2"}]}\n\n'
+        if not cancelled
+        else b": writing\n\n"
+    )
 
     async def serve(stream: SocketStream) -> None:
         async with stream:
@@ -384,7 +448,10 @@ async def test_server_sees_at_once_that_a_stream_is_over(why: str, folder: Path)
                 await stream.receive()
             closed.set()
 
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(listener.serve, serve)
         url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/v1/"
         async with httpx.AsyncClient(transport=PooledTransport(), base_url=url) as client:

@@ -50,7 +50,12 @@ async def fails(teacher: GuardedTeacher) -> FailureKind:
 async def test_a_teacher_that_keeps_failing_is_left_out_and_tried_again_later() -> None:
     patient = Patient(kind="broken")
     teacher = patient.guarded(Limits(trip_after=2, cool_s=10.0))
-    assert [await fails(teacher) for _ in range(4)] == ["broken", "broken", "unreachable", "unreachable"]
+    assert [await fails(teacher) for _ in range(4)] == [
+        "broken",
+        "broken",
+        "unreachable",
+        "unreachable",
+    ]
     patient.now, patient.kind = 11.0, None
     assert (await teacher.write(ASK)).text == "ok"
     assert patient.calls == [0.0, 0.0, 11.0]
@@ -162,8 +167,12 @@ async def test_being_rate_limited_does_not_end_a_row_of_failures() -> None:
     assert found == ["broken", "rate_limited", "broken", "unreachable"]
 
 
-@pytest.mark.parametrize(("kind", "waits"), [("rate_limited", True), ("overloaded", True), ("refused", False)])
-async def test_teacher_is_left_out_until_its_server_wants_to_be_asked_again(kind: FailureKind, waits: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "waits"), [("rate_limited", True), ("overloaded", True), ("refused", False)]
+)
+async def test_teacher_is_left_out_until_its_server_wants_to_be_asked_again(
+    kind: FailureKind, waits: bool
+) -> None:
     patient = Patient(kind=kind, retry_after_s=20.0)
     teacher = patient.guarded(Limits())
     await fails(teacher)
@@ -186,14 +195,20 @@ async def test_wait_that_a_server_asks_for_is_bounded() -> None:
     assert (await teacher.write(ASK)).text == "ok"
 
 
-async def test_bug_in_an_adapter_is_a_failure_of_its_teacher(caplog: pytest.LogCaptureFixture) -> None:
-    teacher = GuardedTeacher(ScriptedTeacher("t", lambda ask: RuntimeError("a\nb")), Limits(trip_after=1))
+async def test_bug_in_an_adapter_is_a_failure_of_its_teacher(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    teacher = GuardedTeacher(
+        ScriptedTeacher("t", lambda ask: RuntimeError("a\nb")), Limits(trip_after=1)
+    )
     assert [await fails(teacher) for _ in range(2)] == ["broken", "unreachable"]
     assert "unexpected failure" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["context_overflow", "refused", "rate_limited"])
-async def test_failures_about_the_question_do_not_count_against_the_teacher(kind: FailureKind) -> None:
+async def test_failures_about_the_question_do_not_count_against_the_teacher(
+    kind: FailureKind,
+) -> None:
     teacher = Patient(kind=kind).guarded(Limits(trip_after=1))
     assert [await fails(teacher) for _ in range(3)] == [kind] * 3
 

@@ -62,7 +62,11 @@ def test_segmentation_by_another_cut_says_so_to_teachers() -> None:
     marked = Segmentation()
     assert marked.by("marker", 120) is marked
     other = marked.by("blank-line", 120)
-    assert (other.cut, other.instruction, other.min_step_chars) == ("blank-line", INSTRUCTIONS["blank-line"], 120)
+    assert (other.cut, other.instruction, other.min_step_chars) == (
+        "blank-line",
+        INSTRUCTIONS["blank-line"],
+        120,
+    )
     assert other.header(3) == ""
 
 
@@ -106,7 +110,9 @@ async def test_embedded_teachers_are_cut_by_their_headers(name: str) -> None:
     transport = httpx.ASGITransport(app=build_app(engine, name))
     async with httpx.AsyncClient(transport=transport, base_url="http://t/v1/") as client:
         template = ChatTemplate.load(str(CHECKPOINTS / name))
-        teacher = GuardedTeacher(CompatibleTeacher(name, name, client, template, PROVIDERS["local"]), Limits())
+        teacher = GuardedTeacher(
+            CompatibleTeacher(name, name, client, template, PROVIDERS["local"]), Limits()
+        )
         await teacher.examine(Segmentation(), learn_cuts=True)
     engine.close()
     assert shared_cut([teacher.kept_cuts]) == "marker" and not teacher.note
@@ -114,7 +120,15 @@ async def test_embedded_teachers_are_cut_by_their_headers(name: str) -> None:
 
 def step(min_chars: int, max_tokens: int = 100) -> TeacherRequest:
     return TeacherRequest(
-        (Message("user", "Q"),), "Before.\n\n", None, ("\n\n",), max_tokens, 0.0, 1.0, 0, min_chars=min_chars
+        (Message("user", "Q"),),
+        "Before.\n\n",
+        None,
+        ("\n\n",),
+        max_tokens,
+        0.0,
+        1.0,
+        0,
+        min_chars=min_chars,
     )
 
 
@@ -125,10 +139,17 @@ def writes(*parts: Continuation | TeacherError) -> ScriptedTeacher:
 
 @pytest.mark.parametrize("heard", [False, True])
 async def test_short_paragraphs_are_joined_into_one_step(heard: bool) -> None:
-    scripted = writes(says("Pens."), says("Four of them."), says("They cost 12 coins."), says("never asked for"))
+    scripted = writes(
+        says("Pens."), says("Four of them."), says("They cost 12 coins."), says("never asked for")
+    )
     pieces: list[str] = []
-    written = await GuardedTeacher(scripted, Limits()).write(step(30), pieces.append if heard else None)
-    assert written.text == "Pens.\n\nFour of them.\n\nThey cost 12 coins." and written.ended == "marker"
+    written = await GuardedTeacher(scripted, Limits()).write(
+        step(30), pieces.append if heard else None
+    )
+    assert (
+        written.text == "Pens.\n\nFour of them.\n\nThey cost 12 coins."
+        and written.ended == "marker"
+    )
     assert (written.prompt_tokens, written.completion_tokens) == (21, 15)
     assert [ask.reasoning for ask in scripted.history] == [
         "Before.\n\n", "Before.\n\nPens.\n\n", "Before.\n\nPens.\n\nFour of them.\n\n",

@@ -76,14 +76,18 @@ def hosted() -> Iterator[Hosted]:
 
 
 def ask(reasoning: str, answer: str | None = None) -> TeacherRequest:
-    return TeacherRequest((Message("user", "Q"),), reasoning, answer, ("\n### Step",), 64, 0.5, 1.0, 3)
+    return TeacherRequest(
+        (Message("user", "Q"),), reasoning, answer, ("\n### Step",), 64, 0.5, 1.0, 3
+    )
 
 
 def teacher(hosted: Hosted, model: str = "openai/some-model") -> LitellmTeacher:
     return LitellmTeacher("far", model, api_base=hosted.url, api_key="k")
 
 
-async def test_a_first_step_is_cut_at_its_marker_and_loses_the_header_it_repeats(hosted: Hosted) -> None:
+async def test_a_first_step_is_cut_at_its_marker_and_loses_the_header_it_repeats(
+    hosted: Hosted,
+) -> None:
     hosted.words, hosted.failure = ["### Step 1. add", " two\n", "\n### St", "ep 2. more"], None
     heard: list[str] = []
     written = await teacher(hosted).write(ask("### Step 1."), heard.append)
@@ -98,7 +102,12 @@ async def test_the_end_of_thinking_and_of_the_turn_are_told_apart(hosted: Hosted
     assert (await teacher(hosted).write(ask("### Step 1."))).ended == "closed"
     hosted.words = [" done"]
     written = await teacher(hosted).write(ask("### Step 1."))
-    assert (written.text, written.ended, written.prompt_tokens, written.completion_tokens) == (" done", "eos", 9, 4)
+    assert (written.text, written.ended, written.prompt_tokens, written.completion_tokens) == (
+        " done",
+        "eos",
+        9,
+        4,
+    )
 
 
 async def test_a_model_that_cannot_continue_a_turn_is_refused_later_steps(hosted: Hosted) -> None:
@@ -117,7 +126,9 @@ async def test_a_model_that_cannot_continue_a_turn_is_refused_later_steps(hosted
         ((400, "This model's maximum context length is 8 tokens"), "context_overflow"),
     ],
 )
-async def test_each_failure_has_its_kind(hosted: Hosted, failure: tuple[int, str], kind: str) -> None:
+async def test_each_failure_has_its_kind(
+    hosted: Hosted, failure: tuple[int, str], kind: str
+) -> None:
     hosted.failure = failure
     with pytest.raises(TeacherError) as caught:
         await teacher(hosted).write(ask("### Step 1."))
@@ -129,7 +140,12 @@ async def test_each_failure_has_its_kind(hosted: Hosted, failure: tuple[int, str
 @pytest.mark.parametrize(
     ("words", "completion_tokens"),
     [([" fo\ud800ur"], 4), ([" and" * 1000] * 20, 4), ([" four"], -4), ([" four"], 10_000)],
-    ids=["half a surrogate pair", "text past max_tokens", "negative usage", "more tokens than asked for"],
+    ids=[
+        "half a surrogate pair",
+        "text past max_tokens",
+        "negative usage",
+        "more tokens than asked for",
+    ],
 )
 async def test_malformed_reply_is_its_teachers_failure(
     hosted: Hosted, words: list[str], completion_tokens: int

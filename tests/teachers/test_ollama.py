@@ -21,8 +21,16 @@ from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-ASK = TeacherRequest((Message("user", "hi"),), "### Step 1.", None, ("\n### Step",), 24, 0.5, 0.9, 7)
-END = {"response": "", "done": True, "done_reason": "stop", "prompt_eval_count": 11, "eval_count": 5}
+ASK = TeacherRequest(
+    (Message("user", "hi"),), "### Step 1.", None, ("\n### Step",), 24, 0.5, 0.9, 7
+)
+END = {
+    "response": "",
+    "done": True,
+    "done_reason": "stop",
+    "prompt_eval_count": 11,
+    "eval_count": 5,
+}
 
 
 class Ollama(httpx.AsyncBaseTransport):
@@ -48,7 +56,9 @@ class Ollama(httpx.AsyncBaseTransport):
 @asynccontextmanager
 async def teacher(ollama: Ollama, folder: Path) -> AsyncIterator[OllamaTeacher]:
     async with httpx.AsyncClient(transport=ollama, base_url="http://o:11434/v1/") as client:
-        yield OllamaTeacher("o", "qwen3:8b", client, ChatTemplate.load(str(folder)), PROVIDERS["ollama"])
+        yield OllamaTeacher(
+            "o", "qwen3:8b", client, ChatTemplate.load(str(folder)), PROVIDERS["ollama"]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +78,30 @@ async def test_the_rendered_turn_is_sent_raw(folder: Path) -> None:
         written = await model.write(ASK)
     [(path, body)] = ollama.asked
     assert path == "/api/generate" and body["model"] == "qwen3:8b" and body["raw"] is True
-    assert body["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n### Step 1."
-    assert body["options"].items() >= {"num_predict": 24, "temperature": 0.5, "top_p": 0.9, "seed": 7}.items()
+    assert (
+        body["prompt"]
+        == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n### Step 1."
+    )
+    assert (
+        body["options"].items()
+        >= {"num_predict": 24, "temperature": 0.5, "top_p": 0.9, "seed": 7}.items()
+    )
     assert body["truncate"] is False and "format" not in body
-    assert (written.text, written.ended, written.prompt_tokens, written.completion_tokens) == (" We add", "eos", 11, 5)
+    assert (written.text, written.ended, written.prompt_tokens, written.completion_tokens) == (
+        " We add",
+        "eos",
+        11,
+        5,
+    )
 
 
 @pytest.mark.parametrize(
-    ("texts", "ended"), [((" one\n", "### St", "ep 2. two"), "marker"), ((" one\n", "</thi", "nk> so"), "closed")]
+    ("texts", "ended"),
+    [((" one\n", "### St", "ep 2. two"), "marker"), ((" one\n", "</thi", "nk> so"), "closed")],
 )
-async def test_a_stop_text_ends_it_and_the_rest_is_not_read(texts: tuple[str, ...], ended: str, folder: Path) -> None:
+async def test_a_stop_text_ends_it_and_the_rest_is_not_read(
+    texts: tuple[str, ...], ended: str, folder: Path
+) -> None:
     ollama = Ollama(*says(*texts, " more", " and more"), END)
     heard: list[str] = []
     async with teacher(ollama, folder) as model:
@@ -95,11 +119,16 @@ async def test_out_of_tokens_is_said(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "sent"),
     [
-        ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}, {"type": "object"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+            {"type": "object"},
+        ),
         ({"type": "json_object"}, "json"),
     ],
 )
-async def test_an_answer_is_held_to_a_format(asked: dict[str, Any], sent: Any, folder: Path) -> None:
+async def test_an_answer_is_held_to_a_format(
+    asked: dict[str, Any], sent: Any, folder: Path
+) -> None:
     ollama = Ollama(*says("{}"), END)
     async with teacher(ollama, folder) as model:
         assert model.supports_response_format
@@ -131,10 +160,14 @@ async def test_sequence_begins_once(shown: bool | None, sent: str, folder: Path)
             if request.url.path != "/api/show":
                 return await super().handle_async_request(request)
             info = {} if shown is None else {"tokenizer.ggml.add_bos_token": shown}
-            return httpx.Response(200, stream=httpx.ByteStream(json.dumps({"model_info": info}).encode()))
+            return httpx.Response(
+                200, stream=httpx.ByteStream(json.dumps({"model_info": info}).encode())
+            )
 
     plain = ChatTemplate.load(str(folder))
-    template = replace(plain, source="{{ bos_token }}" + plain.source, special_tokens={"bos_token": "<s>"})
+    template = replace(
+        plain, source="{{ bos_token }}" + plain.source, special_tokens={"bos_token": "<s>"}
+    )
     ollama = Showing(*says(" a"), END)
     async with httpx.AsyncClient(transport=ollama, base_url="http://o:11434/v1/") as client:
         await OllamaTeacher("o", "m", client, template, PROVIDERS["ollama"]).write(ASK)

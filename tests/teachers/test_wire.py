@@ -26,7 +26,9 @@ from tests import tiny
 
 pytestmark = pytest.mark.anyio
 
-ASK = TeacherRequest((Message("user", "hi"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1)
+ASK = TeacherRequest(
+    (Message("user", "hi"),), "### Step 1.", None, ("\n### Step",), 24, 0.0, 1.0, 1
+)
 WHOLE, STREAMED = Provider(reports_stop=True), Provider()
 
 
@@ -67,7 +69,9 @@ async def asked(
         yield kind("t", "m", client, template, provider)
 
 
-async def fails(transport: httpx.AsyncBaseTransport, template: ChatTemplate, provider: Provider) -> TeacherError:
+async def fails(
+    transport: httpx.AsyncBaseTransport, template: ChatTemplate, provider: Provider
+) -> TeacherError:
     async with asked(transport, template, provider) as teacher:
         with pytest.raises(TeacherError) as caught:
             await teacher.write(ASK)
@@ -104,7 +108,11 @@ BROKEN: dict[str, Any] = {
 RAW = {
     "a lone surrogate": b'{"choices": [{"text": " fo\\ud800ur", "finish_reason": "stop"}]}',
     "deep JSON": b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "deep JSON beside": b'{"x": ' + b'{"x":' * 100_000 + b"1" + b"}" * 100_000 + b', "choices": [{"text": "a"}]}',
+    "deep JSON beside": b'{"x": '
+    + b'{"x":' * 100_000
+    + b"1"
+    + b"}" * 100_000
+    + b', "choices": [{"text": "a"}]}',
     "no JSON": b"<html>",
     "half of JSON": b'{"choices": [{"text": " four"',
     "nothing": b"",
@@ -113,7 +121,9 @@ RAW = {
 
 
 @pytest.mark.parametrize("name", [*BROKEN, *RAW, "null text", "no choices"])
-async def test_malformed_whole_reply_is_its_teachers_failure(name: str, template: ChatTemplate) -> None:
+async def test_malformed_whole_reply_is_its_teachers_failure(
+    name: str, template: ChatTemplate
+) -> None:
     more = {"null text": choice(text=None), "no choices": {"choices": []}, **BROKEN}
     body = RAW[name] if name in RAW else json.dumps(more[name]).encode()
     assert (await fails(Says(body), template, WHOLE)).kind == "broken"
@@ -127,9 +137,16 @@ async def test_malformed_event_is_its_teachers_failure(name: str, template: Chat
 
 @pytest.mark.parametrize(
     "line",
-    [b"[]", b'{"response": 4}', b'{"response": "a", "done": true, "eval_count": -1}', b"{" * 10_000],
+    [
+        b"[]",
+        b'{"response": 4}',
+        b'{"response": "a", "done": true, "eval_count": -1}',
+        b"{" * 10_000,
+    ],
 )
-async def test_malformed_line_of_ollamas_is_its_teachers_failure(line: bytes, template: ChatTemplate) -> None:
+async def test_malformed_line_of_ollamas_is_its_teachers_failure(
+    line: bytes, template: ChatTemplate
+) -> None:
     async with asked(Says(line + b"\n"), template, STREAMED, OllamaTeacher) as teacher:
         with pytest.raises(TeacherError) as caught:
             await teacher.write(ASK)
@@ -146,7 +163,9 @@ async def test_null_text_is_nothing_in_a_stream(template: ChatTemplate) -> None:
 
 async def test_a_characters_bytes_may_come_apart(template: ChatTemplate) -> None:
     event = b"data: " + json.dumps(choice(text=" für 四"), ensure_ascii=False).encode() + b"\n\n"
-    async with asked(Says(*(event[i : i + 1] for i in range(len(event)))), template, STREAMED) as teacher:
+    async with asked(
+        Says(*(event[i : i + 1] for i in range(len(event)))), template, STREAMED
+    ) as teacher:
         assert (await teacher.write(ASK)).text == " für 四"
 
 
@@ -154,7 +173,9 @@ async def test_a_characters_bytes_may_come_apart(template: ChatTemplate) -> None
 async def test_stream_of_another_content_type_is_its_teachers_failure(
     content_type: str, template: ChatTemplate
 ) -> None:
-    found = await fails(Says(json.dumps(choice()).encode(), content_type=content_type), template, STREAMED)
+    found = await fails(
+        Says(json.dumps(choice()).encode(), content_type=content_type), template, STREAMED
+    )
     assert found.kind == "broken" and content_type in str(found)
 
 
@@ -169,13 +190,17 @@ EVENT = b"data: " + json.dumps({"choices": [{"text": " and" * 20}]}).encode() + 
     ids=["a whole reply", "data lines without end", "one line without end", "text without end", "events without text",
          "comments without end"],
 )  # fmt: skip
-async def test_reply_without_end_is_cut_off(provider: Provider, piece: bytes, template: ChatTemplate) -> None:
+async def test_reply_without_end_is_cut_off(
+    provider: Provider, piece: bytes, template: ChatTemplate
+) -> None:
     said = Says(piece, repeat=200 * (1 << 20) // len(piece))
     assert (await fails(said, template, provider)).kind == "broken"
     assert said.read < 2 << 20
 
 
-async def test_teacher_that_ignores_max_tokens_has_its_connection_closed(template: ChatTemplate) -> None:
+async def test_teacher_that_ignores_max_tokens_has_its_connection_closed(
+    template: ChatTemplate,
+) -> None:
     closed = anyio.Event()
 
     async def serve(stream: SocketStream) -> None:
@@ -187,13 +212,18 @@ async def test_teacher_that_ignores_max_tokens_has_its_connection_closed(templat
                     await stream.send(EVENT)
             closed.set()
 
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(listener.serve, serve)
         url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/v1/"
         async with httpx.AsyncClient(transport=PooledTransport(), base_url=url) as client:
             heard: list[str] = []
             with pytest.raises(TeacherError, match="max_tokens"):
-                await CompatibleTeacher("t", "m", client, template, STREAMED).write(ASK, heard.append)
+                await CompatibleTeacher("t", "m", client, template, STREAMED).write(
+                    ASK, heard.append
+                )
             with anyio.fail_after(5):
                 await closed.wait()
         group.cancel_scope.cancel()
@@ -201,7 +231,9 @@ async def test_teacher_that_ignores_max_tokens_has_its_connection_closed(templat
 
 
 async def test_error_is_told_in_one_bounded_line(template: ChatTemplate) -> None:
-    hostile = json.dumps({"error": {"message": "no\r\nINFO forged\x1b[31m" + "x" * 10_000_000}}).encode()
+    hostile = json.dumps(
+        {"error": {"message": "no\r\nINFO forged\x1b[31m" + "x" * 10_000_000}}
+    ).encode()
     for provider, body in ((WHOLE, hostile), (WHOLE, b"a\nb\x00" + MEBIBYTE), (STREAMED, hostile)):
         said = Says(body, status=400)
         found = await fails(said, template, provider)
@@ -221,7 +253,9 @@ def test_one_line_keeps_what_can_be_printed() -> None:
      ({"retry-after": "-1"}, None), ({"retry-after": "soon"}, None), ({"retry-after": "inf"}, None),
      ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0), ({"retry-after": "9" * 400}, None)],
 )  # fmt: skip
-async def test_retry_after_is_read(headers: dict[str, str], seconds: float | None, template: ChatTemplate) -> None:
+async def test_retry_after_is_read(
+    headers: dict[str, str], seconds: float | None, template: ChatTemplate
+) -> None:
     assert retry_after(headers) == seconds
     found = await fails(Says(b"", status=429, **headers), template, WHOLE)
     assert (found.kind, found.retry_after_s) == ("rate_limited", seconds)
@@ -237,18 +271,30 @@ async def test_overflow_is_known_by_its_code_its_type_or_its_words(
 ) -> None:
     body = json.dumps({"error": error}).encode()
     assert (await fails(Says(body, status=400), template, WHOLE)).kind == "context_overflow"
-    assert (await fails(Says(b"data: " + body + b"\n\n"), template, STREAMED)).kind == "context_overflow"
+    assert (
+        await fails(Says(b"data: " + body + b"\n\n"), template, STREAMED)
+    ).kind == "context_overflow"
 
 
 @pytest.mark.parametrize(
-    "body", [b"[]", b'{"error": ["a"]}', b'{"error": null}', b'{"detail": 4}', b"\xff", b'{"error": {"message": {}}}']
+    "body",
+    [
+        b"[]",
+        b'{"error": ["a"]}',
+        b'{"error": null}',
+        b'{"detail": 4}',
+        b"\xff",
+        b'{"error": {"message": {}}}',
+    ],
 )
 async def test_errors_of_any_form_are_refusals(body: bytes, template: ChatTemplate) -> None:
     assert (await fails(Says(body, status=400), template, WHOLE)).kind == "refused"
 
 
 async def test_address_in_a_message_has_no_password(template: ChatTemplate) -> None:
-    async with httpx.AsyncClient(transport=PooledTransport(), base_url="http://me:secret@127.0.0.1:9/v1/") as client:
+    async with httpx.AsyncClient(
+        transport=PooledTransport(), base_url="http://me:secret@127.0.0.1:9/v1/"
+    ) as client:
         with pytest.raises(TeacherError) as caught:
             await CompatibleTeacher("t", "m", client, template, WHOLE).write(ASK)
     assert caught.value.kind == "unreachable" and "secret" not in str(caught.value)
@@ -268,9 +314,15 @@ async def test_long_conversations_are_rendered_and_counted_off_the_event_loop(
 
     monkeypatch.setattr(ChatTemplate, "turn", noting(ChatTemplate.turn))
     monkeypatch.setattr(tokens, "approximate_tokens", noting(tokens.approximate_tokens))
-    for messages in ((Message("user", "hi"),), (Message("user", "x " * 200_000),), (Message("user", "hi"),) * 1000):
+    for messages in (
+        (Message("user", "hi"),),
+        (Message("user", "x " * 200_000),),
+        (Message("user", "hi"),) * 1000,
+    ):
         ask = TeacherRequest(messages, "", None, (), 24, 0.0, 1.0, 1)
-        async with asked(Says(b"data: " + json.dumps(choice()).encode() + b"\n\n"), template, STREAMED) as teacher:
+        async with asked(
+            Says(b"data: " + json.dumps(choice()).encode() + b"\n\n"), template, STREAMED
+        ) as teacher:
             await teacher.write(ask)
     assert threads == [True] * 3 + [False] * 6
 

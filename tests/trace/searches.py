@@ -32,7 +32,9 @@ class Kept:
 
 def service(kept: Kept, **more: object) -> Service:
     scorer = ScriptedScorer(lambda prefix, step: -1.0 + 0.1 * (prefix + step).count("a"))
-    return Service({}, scorer, Segmentation(instruction=SECRET), recorders={"kept": kept.keep}, **more)  # type: ignore[arg-type]
+    return Service(
+        {}, scorer, Segmentation(instruction=SECRET), recorders={"kept": kept.keep}, **more
+    )  # type: ignore[arg-type]
 
 
 def job(*teachers: ScriptedTeacher, **settings: object) -> Job:
@@ -47,7 +49,10 @@ async def finished(kept: Kept, **more: object) -> None:
     def down(ask: TeacherRequest) -> Exception:
         return TeacherError("down", "unreachable", "nobody there")
 
-    teachers = [ScriptedTeacher("ada", counts_to(3, "a")), ScriptedTeacher("bob", counts_to(3, "b"))]
+    teachers = [
+        ScriptedTeacher("ada", counts_to(3, "a")),
+        ScriptedTeacher("bob", counts_to(3, "b")),
+    ]
     teachers += [ScriptedTeacher("twin", counts_to(3, "a")), ScriptedTeacher("down", down)]
     await service(kept, **more).decode(job(*teachers))
 

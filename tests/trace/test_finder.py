@@ -23,7 +23,10 @@ async def records() -> tuple[TraceRecord, TraceRecord, TraceRecord]:
     await finished(kept)
     await failed(kept)
     await cancelled(kept)
-    found = [record(job, journal, Provenance()) for job, journal in zip(kept.jobs, kept.journals, strict=True)]
+    found = [
+        record(job, journal, Provenance())
+        for job, journal in zip(kept.jobs, kept.journals, strict=True)
+    ]
     return found[0], found[1], found[2]
 
 
@@ -86,7 +89,9 @@ async def test_filters(tmp_path: Path, query: TraceQuery, outcomes: list[str]) -
 
 async def test_one_trace_is_found_by_its_id_as_it_is_stored(tmp_path: Path) -> None:
     good, bad, _ = await records()
-    finder = stored(tmp_path, [good, replace(bad, id="chatcmpl-é")], [replace(good, id="chatcmpl-2")])
+    finder = stored(
+        tmp_path, [good, replace(bad, id="chatcmpl-é")], [replace(good, id="chatcmpl-2")]
+    )
     line = finder.find("chatcmpl-é")
     assert line is not None and from_json(line).outcome == "failed"
     assert finder.find("chatcmpl-") is None

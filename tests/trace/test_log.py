@@ -28,7 +28,10 @@ JOB = job(ScriptedTeacher("ada", counts_to(2)))
 JOURNAL = [Stamped(1.0, Cancelled())]
 
 
-def opened(folder: Path, settings: LogSettings = LogSettings(compress=False), **more: Any) -> TraceLog:  # noqa: B008
+PLAIN = LogSettings(compress=False)
+
+
+def opened(folder: Path, settings: LogSettings = PLAIN, **more: Any) -> TraceLog:
     return TraceLog(folder, settings, provenance=Provenance(), **more)
 
 
@@ -132,12 +135,16 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({resource.RLIM_INFINITY}, {resource.R
 log.record(JOB, JOURNAL)
 print(log.failures)
 """
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
     lost = int(shown.stdout)
     assert 0 < lost < 10 and read(tmp_path) == (11 - lost, 0)
 
 
-def test_a_folder_that_is_deleted_is_made_again_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_is_deleted_is_made_again_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "traces"
     log = opened(folder)
     log.record(JOB, JOURNAL)
@@ -146,7 +153,9 @@ def test_a_folder_that_is_deleted_is_made_again_and_said(tmp_path: Path, caplog:
     log.record(JOB, JOURNAL)
     log.close()
     assert (log.failures, read(folder)) == (0, (2, 0))
-    assert [entry.levelno for entry in caplog.records] == [logging.ERROR] and "is gone" in caplog.text
+    assert [entry.levelno for entry in caplog.records] == [
+        logging.ERROR
+    ] and "is gone" in caplog.text
 
 
 def test_a_segment_that_is_replaced_is_left_to_whoever_did_it(tmp_path: Path) -> None:
@@ -160,7 +169,9 @@ def test_a_segment_that_is_replaced_is_left_to_whoever_did_it(tmp_path: Path) ->
     assert segment.read_text() == "" and read(tmp_path) == (1, 0)
 
 
-def test_losses_are_logged_once_a_minute_with_their_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_are_logged_once_a_minute_with_their_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     now = 0.0
     folder = tmp_path / "traces"
     log = opened(folder, clock=lambda: now)

@@ -29,7 +29,10 @@ async def figures(*searches: Any) -> Figures:
 async def test_every_end_is_counted_and_nothing_stays_in_flight() -> None:
     found = await figures(finished, failed, cancelled)
     for outcome in ("finished", "no_candidates", "cancelled"):
-        assert found["cord_request_duration_seconds_count", (("model", "cord"), ("outcome", outcome))] == 1
+        assert (
+            found["cord_request_duration_seconds_count", (("model", "cord"), ("outcome", outcome))]
+            == 1
+        )
     assert found["cord_requests_in_flight", (("model", "cord"),)] == 0
 
 
@@ -38,7 +41,11 @@ async def test_wins_calls_and_tokens_are_counted_by_teacher() -> None:
     assert found["cord_step_wins_total", (("teacher", "ada"),)] == 3
     assert found["cord_generated_tokens_total", (("fate", "won"), ("teacher", "ada"))] == 18
     assert found["cord_generated_tokens_total", (("fate", "lost"), ("teacher", "bob"))] > 0
-    calls = {name: value for name, value in found.items() if name[0] == "cord_teacher_call_duration_seconds_count"}
+    calls = {
+        name: value
+        for name, value in found.items()
+        if name[0] == "cord_teacher_call_duration_seconds_count"
+    }
     assert any(dict(labels) == {"teacher": "down", "outcome": "unreachable"} for _, labels in calls)
     assert found["cord_time_to_first_token_seconds_count", (("model", "cord"),)] == 1
     assert found["cord_step_duration_seconds_count", (("model", "cord"),)] == 3
@@ -58,5 +65,7 @@ async def test_overhead_is_the_time_nobody_was_asked_anything() -> None:
     ("intervals", "length"),
     [([], 0), ([(0, 1), (0.5, 2)], 2), ([(0, 1), (2, 3)], 2), ([(0, 5), (1, 2)], 5)],
 )
-def test_overlapping_intervals_count_once(intervals: list[tuple[float, float]], length: float) -> None:
+def test_overlapping_intervals_count_once(
+    intervals: list[tuple[float, float]], length: float
+) -> None:
     assert covered(intervals) == length

@@ -56,7 +56,13 @@ CANDIDATES = st.builds(
 )
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 SCORES = st.builds(
-    Score, NUMBERS, NUMBERS, st.booleans(), st.just("predictive"), st.sampled_from(Source), queue_s=NUMBERS
+    Score,
+    NUMBERS,
+    NUMBERS,
+    st.booleans(),
+    st.just("predictive"),
+    st.sampled_from(Source),
+    queue_s=NUMBERS,
 )
 RESULTS = st.builds(
     Result,
@@ -76,7 +82,13 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(ProposalRequested, IDS, st.none() | IDS, st.integers(1, 3), TEACHERS),
     st.builds(TeacherSkipped, st.integers(1, 3), TEACHERS),
     st.builds(Proposed, CANDIDATES),
-    st.builds(TeacherFailed, st.none() | IDS, TEACHERS, st.sampled_from(["straggler", "broken"]), st.just("why")),
+    st.builds(
+        TeacherFailed,
+        st.none() | IDS,
+        TEACHERS,
+        st.sampled_from(["straggler", "broken"]),
+        st.just("why"),
+    ),
     st.builds(ScoreRequested, IDS),
     st.builds(Scored, IDS, SCORES),
     st.builds(Pruned, IDS, st.just("rank")),
@@ -102,7 +114,9 @@ def test_no_order_of_events_fails_a_fold(journal: Sequence[Stamped]) -> None:
     summarise(stamped.event for stamped in journal)
     found = record(JOB, journal, Provenance())
     back = from_json(to_json(found).encode("utf-8", "replace"))
-    assert [candidate.id for candidate in back.candidates] == [candidate.id for candidate in found.candidates]
+    assert [candidate.id for candidate in back.candidates] == [
+        candidate.id for candidate in found.candidates
+    ]
     assert len([back.prefix(candidate.id) for candidate in back.candidates]) == len(back.candidates)
 
 
@@ -142,7 +156,9 @@ async def test_a_search_that_leaves_an_unscored_straggler_behind_answers() -> No
     held = anyio.Event()
 
     class SlowScorer(ScriptedScorer):
-        async def score(self, problem, prefix, step, objective, proposer="", pool=None, *, ahead=False):  # type: ignore[no-untyped-def]
+        async def score(
+            self, problem, prefix, step, objective, proposer="", pool=None, *, ahead=False
+        ):  # type: ignore[no-untyped-def]
             if "b" in step:
                 await held.wait()
             return await super().score(problem, prefix, step, objective, proposer, pool)
@@ -150,12 +166,19 @@ async def test_a_search_that_leaves_an_unscored_straggler_behind_answers() -> No
     metrics, kept = Metrics(), Kept()
     recorders = {"metrics": metrics.record, "kept": kept.keep}
     tested = Service(
-        {}, SlowScorer(lambda *_: -1.0), Segmentation(), recorders=recorders, listeners={"metrics": metrics.listen}
+        {},
+        SlowScorer(lambda *_: -1.0),
+        Segmentation(),
+        recorders=recorders,
+        listeners={"metrics": metrics.listen},
     )
     teachers = [ScriptedTeacher(name, counts_to(2, name)) for name in ("a", "b")]
     result, _ = await tested.decode(job(*teachers, quorum=0.5, patience_s=0.0))
     assert result.answer == "answer by a\n"
-    assert any(isinstance(stamped.event, Pruned) and stamped.event.reason == "unscored" for stamped in kept.journals[0])
+    assert any(
+        isinstance(stamped.event, Pruned) and stamped.event.reason == "unscored"
+        for stamped in kept.journals[0]
+    )
     found = figures_of(metrics)
     assert not any(name == "cord_recorder_failures_total" for name, _ in found)
 
@@ -165,7 +188,9 @@ def breaks(*_: object) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_failing_recorder_is_counted_and_logged_and_the_others_run(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_recorder_is_counted_and_logged_and_the_others_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     metrics, kept = Metrics(), Kept()
     tested = Service(
         {},
@@ -182,7 +207,9 @@ async def test_a_failing_recorder_is_counted_and_logged_and_the_others_run(caplo
 
 
 @pytest.mark.anyio
-async def test_a_failing_listener_goes_on_hearing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_listener_goes_on_hearing_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     metrics, heard = Metrics(), list[Stamped]()
 
     def opens(job: Job) -> Listener:
@@ -211,9 +238,16 @@ async def test_negative_usage_breaks_no_recorder(caplog: pytest.LogCaptureFixtur
     metrics, kept = Metrics(), Kept()
     await finished(kept)
     journal = [
-        Stamped(stamped.at_s, Proposed(CANDIDATE) if isinstance(stamped.event, Proposed) else stamped.event)
+        Stamped(
+            stamped.at_s,
+            Proposed(CANDIDATE) if isinstance(stamped.event, Proposed) else stamped.event,
+        )
         for stamped in kept.journals[0]
     ]
     metrics.record(kept.jobs[0], journal)
-    lost = {labels: value for (name, labels), value in figures_of(metrics).items() if "generated_tokens" in name}
+    lost = {
+        labels: value
+        for (name, labels), value in figures_of(metrics).items()
+        if "generated_tokens" in name
+    }
     assert all(value >= 0 for value in lost.values())

@@ -33,12 +33,20 @@ async def test_every_text_is_redacted_and_hashed_after() -> None:
     record = await kept_record()
     record = replace(
         record,
-        messages=({"role": "user", "content": "I am Ada, a1@b.org", "tool_calls": [{"arguments": "a1@b.org"}]},),
+        messages=(
+            {
+                "role": "user",
+                "content": "I am Ada, a1@b.org",
+                "tool_calls": [{"arguments": "a1@b.org"}],
+            },
+        ),
         metadata={"user": "a1@b.org", "nested": ["a1@b.org"]},
         references=("a1@b.org",),
         error="broken: a1@b.org",
     )
-    redaction = Redaction.load([(r"(\w+)@b\.org", r"<\1>"), ("### Step", "Step")], "tests.trace.test_redact:shout")
+    redaction = Redaction.load(
+        [(r"(\w+)@b\.org", r"<\1>"), ("### Step", "Step")], "tests.trace.test_redact:shout"
+    )
     found = redaction(record)
     assert "@" not in str(found) and "<a1>" in str(found)
     assert found.candidates[0].text.startswith("Step 1.") and found.winner is not None
@@ -64,8 +72,12 @@ async def test_store_false_leaves_nothing_on_disk(tmp_path: Path) -> None:
     log.record(replace(kept.jobs[0], metadata={"store": False}), kept.journals[0])
     log.record(replace(kept.jobs[0], metadata={"store": True}), kept.journals[0])
     log.close()
-    assert [record.metadata for record in TraceReader(tmp_path)] == [{"store": True}] and log.failures == 0
-    assert not any(b'"store":false' in gzip.decompress(file.read_bytes()) for file in tmp_path.glob("*.gz"))
+    assert [record.metadata for record in TraceReader(tmp_path)] == [
+        {"store": True}
+    ] and log.failures == 0
+    assert not any(
+        b'"store":false' in gzip.decompress(file.read_bytes()) for file in tmp_path.glob("*.gz")
+    )
 
 
 @pytest.mark.parametrize(

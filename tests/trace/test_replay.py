@@ -22,7 +22,9 @@ pytestmark = pytest.mark.anyio
 
 async def stored(beam_width: int = 2, score: str = "predictive") -> TraceRecord:
     kept = Kept()
-    asked = job(ScriptedTeacher("ada", counts_to(3, "a")), ScriptedTeacher("bob", counts_to(3, "b")))
+    asked = job(
+        ScriptedTeacher("ada", counts_to(3, "a")), ScriptedTeacher("bob", counts_to(3, "b"))
+    )
     settings = replace(asked.settings, beam_width=beam_width, score=score)
     await service(kept).decode(replace(asked, settings=settings))
     return record(kept.jobs[0], kept.journals[0], Provenance())
@@ -50,7 +52,13 @@ async def test_another_score_chooses_otherwise_as_far_as_the_tree_goes() -> None
     by_id = {candidate.id: candidate for candidate in found.candidates}
     assert [by_id[id].teacher for id in other.path][:2] == ["bob", "bob"]
     narrow = await stored(beam_width=1)
-    other = replay(narrow, await rescored(narrow, prefers("b"), ["predictive"]), narrow.settings, "predictive", 1)
+    other = replay(
+        narrow,
+        await rescored(narrow, prefers("b"), ["predictive"]),
+        narrow.settings,
+        "predictive",
+        1,
+    )
     assert other.off_tree and len(other.path) == 1
 
 
@@ -67,14 +75,21 @@ async def test_what_would_have_been_right_is_counted_where_it_is_known() -> None
     assert found.winner is not None
     says = {"ada": "So \\boxed{41}.", "bob": "So \\boxed{42}."}
     candidates = tuple(
-        replace(one, text=one.text + says[one.teacher]) if one.ended == "closed" else one for one in found.candidates
+        replace(one, text=one.text + says[one.teacher]) if one.ended == "closed" else one
+        for one in found.candidates
     )
-    found = replace(found, candidates=candidates, winner=replace(found.winner, answer="\\boxed{41}"))
-    other = replay(found, await rescored(found, prefers("b"), ["predictive"]), found.settings, "predictive", 4)
+    found = replace(
+        found, candidates=candidates, winner=replace(found.winner, answer="\\boxed{41}")
+    )
+    other = replay(
+        found, await rescored(found, prefers("b"), ["predictive"]), found.settings, "predictive", 4
+    )
     assert (other.right, other.was_right) == (True, False)
 
 
-def test_the_command_reports_and_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_and_says_what_it_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = anyio.run(stored, 4)
     bare = replace(found, candidates=tuple(replace(one, score=None) for one in found.candidates))
     traces = str(store(tmp_path / "traces", [found, bare, replace(found, winner=None)]))

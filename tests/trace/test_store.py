@@ -56,14 +56,21 @@ def test_full_segments_are_compressed_and_read_by_any_tool(tmp_path: Path) -> No
 
 def test_an_old_segment_is_closed_when_the_next_record_comes(tmp_path: Path) -> None:
     now = 0.0
-    log = TraceLog(tmp_path, LogSettings(rotate_s=10.0, compress=False), provenance=Provenance(), clock=lambda: now)
+    log = TraceLog(
+        tmp_path,
+        LogSettings(rotate_s=10.0, compress=False),
+        provenance=Provenance(),
+        clock=lambda: now,
+    )
     for now in (0.0, 9.0, 11.0):  # noqa: B007
         log.record(JOB, JOURNAL)
     log.close()
     assert len(TraceReader(tmp_path).files) == 2 and read(tmp_path) == (3, 0)
 
 
-def test_an_id_is_found_without_reading_the_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_is_found_without_reading_the_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = [f"chatcmpl-{i:04}" for i in range(2000)]
     packed(tmp_path, *ids)
     [segment] = tmp_path.glob(f"*{PACKED}")
@@ -85,7 +92,9 @@ def test_an_id_is_found_without_reading_the_segment(tmp_path: Path, monkeypatch:
     assert finder.find("chatcmpl-nobody") is None
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"x" * 64)])
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"x" * 64)]
+)
 def test_a_lost_index_is_made_again(tmp_path: Path, damage: object) -> None:
     packed(tmp_path, *(f"chatcmpl-{i}" for i in range(10)))
     [index] = tmp_path.glob("*.index")
@@ -94,7 +103,9 @@ def test_a_lost_index_is_made_again(tmp_path: Path, damage: object) -> None:
 
 
 def test_a_record_is_found_by_the_id_of_its_request(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(line("chatcmpl-1", request_id="req-1") + line("chatcmpl-2", request_id="req-2"))
+    (tmp_path / "a.jsonl").write_bytes(
+        line("chatcmpl-1", request_id="req-1") + line("chatcmpl-2", request_id="req-2")
+    )
     finder = TraceFinder(tmp_path)
     assert b"chatcmpl-2" in (finder.find("req-2") or b"")
     TraceFolder(tmp_path).housekeep(rotate_s=-1.0, compress=True, retention=Retention())
@@ -145,7 +156,10 @@ def test_what_is_erased_is_erased_everywhere_while_others_write(tmp_path: Path) 
     folder = packed(tmp_path, "chatcmpl-a", "chatcmpl-b")
     log = opened(tmp_path)
     log.record(JOB, JOURNAL)
-    assert folder.rewrite(lambda raw: None if b"chatcmpl-a" in raw or b"chatcmpl-1" in raw else raw) == 2
+    assert (
+        folder.rewrite(lambda raw: None if b"chatcmpl-a" in raw or b"chatcmpl-1" in raw else raw)
+        == 2
+    )
     log.record(JOB, JOURNAL)
     log.close()
     assert [found.id for found in TraceReader(tmp_path)] == ["chatcmpl-b", "chatcmpl-1"]
@@ -166,7 +180,9 @@ for i in range(200):
     print(i, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path.cwd())
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path.cwd()
+    )
     assert shown.returncode == -9 and read(tmp_path) == (len(shown.stdout.splitlines()), 0)
 
 
@@ -182,7 +198,9 @@ log.close()
 print(log.failures)
 """
     both = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        )
         for _ in range(2)
     ]
     assert [process.communicate()[0].strip() for process in both] == ["0", "0"]

@@ -47,10 +47,15 @@ async def test_a_trace_is_shown_as_a_tree_with_scores_and_fates(
     assert main(["traces", "show", "nobody", "--traces", traces]) == 1
 
 
-async def test_a_user_and_a_reply_are_erased(traces: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_user_and_a_reply_are_erased(
+    traces: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["traces", "erase", "--user", "u-2", "--traces", traces]) == 0
     assert main(["traces", "erase", "--id", "cmpl-2", "--traces", traces]) == 0
     capsys.readouterr()
     assert main(["traces", "ls", "--traces", traces]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["id", "chatcmpl-1"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "id",
+        "chatcmpl-1",
+    ]
     assert main(["traces", "erase", "--user", "u-2", "--traces", traces]) == 1

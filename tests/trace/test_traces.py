@@ -16,7 +16,9 @@ from tests.trace.searches import SECRET, Kept, cancelled, failed, finished
 
 pytestmark = pytest.mark.anyio
 
-PROVENANCE = Provenance((TeacherProvenance("ada", "hosted_vllm/org/ada", "r1", "abc", "apache-2.0"),))
+PROVENANCE = Provenance(
+    (TeacherProvenance("ada", "hosted_vllm/org/ada", "r1", "abc", "apache-2.0"),)
+)
 
 
 async def kept_record(search: Any = finished) -> TraceRecord:
@@ -27,13 +29,24 @@ async def kept_record(search: Any = finished) -> TraceRecord:
 
 async def test_a_finished_search_is_recorded_whole() -> None:
     found = await kept_record()
-    assert (found.outcome, found.source, found.objective, found.model) == ("finished", "none", "predictive", "cord")
+    assert (found.outcome, found.source, found.objective, found.model) == (
+        "finished",
+        "none",
+        "predictive",
+        "cord",
+    )
     assert found.reasoning == "### Step 1. a1\n\n### Step 2. a2\n\n### Step 3. a3\n\n"
     assert found.winner is not None and found.winner.answer == "answer by a\n"
     fates = {
-        (candidate.teacher, candidate.depth): candidate.fate for candidate in found.candidates if not candidate.parent
+        (candidate.teacher, candidate.depth): candidate.fate
+        for candidate in found.candidates
+        if not candidate.parent
     }
-    assert fates["ada", 1] == "won" and fates["twin", 1] == "duplicate" and fates["down", 1] == "failed:unreachable"
+    assert (
+        fates["ada", 1] == "won"
+        and fates["twin", 1] == "duplicate"
+        and fates["down", 1] == "failed:unreachable"
+    )
     assert {candidate.fate for candidate in found.candidates} <= {
         "won", "rank", "duplicate", "outranked", "failed:unreachable",
     }  # fmt: skip
@@ -65,7 +78,9 @@ async def test_a_record_survives_its_journey_through_json(search: Any) -> None:
     assert SECRET not in to_json(found)
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "null", '{"schema": "cord.trace/99"}', '{"schema": "cord.trace/1"}'])
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "null", '{"schema": "cord.trace/99"}', '{"schema": "cord.trace/1"}']
+)
 def test_what_is_no_record_is_refused(line: str) -> None:
     with pytest.raises(UnreadableRecord):
         from_json(line)
@@ -96,7 +111,11 @@ async def test_segments_rotate_and_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_line_of_the_first_schema_is_read_by_todays_names() -> None:
     found = from_json((Path(__file__).parent / "data" / "trace-1.jsonl").read_bytes())
-    assert (found.schema, found.request_id, found.metadata) == ("cord.trace/2", "req-1", {"user": "u-1"})
+    assert (found.schema, found.request_id, found.metadata) == (
+        "cord.trace/2",
+        "req-1",
+        {"user": "u-1"},
+    )
     assert found.tools == ({"type": "function", "function": {"name": "look"}},)
     assert found.messages == ({"role": "user", "content": "What is it?"},)
     settings = found.settings

@@ -38,9 +38,14 @@ async def rows(tmp_path: Path, *arguments: str, record: TraceRecord | None = Non
     import datasets
 
     datasets.disable_progress_bars()
-    traces, out = store(tmp_path / "traces", [record or await kept_record()]), tmp_path / "rows.jsonl"
+    traces, out = (
+        store(tmp_path / "traces", [record or await kept_record()]),
+        tmp_path / "rows.jsonl",
+    )
     assert main(["export", "--traces", str(traces), "--out", str(out), *arguments]) == 0
-    return datasets.load_dataset("json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    return datasets.load_dataset(
+        "json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache")
+    )
 
 
 def settings(tmp_path: Path) -> dict[str, Any]:
@@ -60,7 +65,9 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", UNDER_TEST)
 @pytest.mark.parametrize("with_template", [True, False])
-async def test_the_reasonings_tokens_are_in_the_loss(tmp_path: Path, name: str, with_template: bool) -> None:
+async def test_the_reasonings_tokens_are_in_the_loss(
+    tmp_path: Path, name: str, with_template: bool
+) -> None:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
@@ -68,7 +75,10 @@ async def test_the_reasonings_tokens_are_in_the_loss(tmp_path: Path, name: str, 
     data = await rows(tmp_path, *(["--template", student] if with_template else []))
     tokenizer = AutoTokenizer.from_pretrained(student)
     trainer = SFTTrainer(
-        model=student, processing_class=tokenizer, train_dataset=data, args=SFTConfig(**settings(tmp_path))
+        model=student,
+        processing_class=tokenizer,
+        train_dataset=data,
+        args=SFTConfig(**settings(tmp_path)),
     )
     [batch] = list(trainer.get_train_dataloader())
     learnt = tokenizer.decode([token for token in batch["labels"][0].tolist() if token != -100])
@@ -91,12 +101,17 @@ async def test_pairs_are_steps_in_the_open_thinking(
     logging.getLogger("trl").propagate = True
     with caplog.at_level(logging.WARNING):
         trainer = DPOTrainer(
-            model=student, processing_class=tokenizer, train_dataset=data, args=DPOConfig(**settings(tmp_path))
+            model=student,
+            processing_class=tokenizer,
+            train_dataset=data,
+            args=DPOConfig(**settings(tmp_path)),
         )
     assert "not a prefix" not in caplog.text
     for row, exported in zip(trainer.train_dataset, data, strict=True):
         for side in ("chosen", "rejected"):
-            assert tokenizer.decode(row["prompt_ids"] + row[f"{side}_ids"]).endswith(exported[side][0]["content"])
+            assert tokenizer.decode(row["prompt_ids"] + row[f"{side}_ids"]).endswith(
+                exported[side][0]["content"]
+            )
             assert tokenizer.eos_token_id not in row[f"{side}_ids"]
         prompt = tokenizer.decode(row["prompt_ids"])
         assert name == "cedar" or prompt.count("<think>") == 1
@@ -114,7 +129,9 @@ async def test_step_labels_are_booleans_beside_their_steps(tmp_path: Path) -> No
         assert row["labels"] == [label] * 3 and len(row["completions"]) == 3
         assert row["prompt"] == "What is it?" and row["label_from"] == "outcome"
     (tmp_path / "scored").mkdir()
-    scored = await rows(tmp_path / "scored", "--format", "prm", "--labels", "score", "--label-at-least", "0.45")
+    scored = await rows(
+        tmp_path / "scored", "--format", "prm", "--labels", "score", "--label-at-least", "0.45"
+    )
     for row in scored:
         assert len(row["labels"]) == len(row["completions"]) == len(row["step_scores"])
     assert {label for row in scored for label in row["labels"]} == {True, False}
@@ -140,7 +157,8 @@ async def test_openai_rows_are_what_its_documentation_asks_for(tmp_path: Path) -
         row = json.loads(line)
         assert set(row) <= {"messages", "tools", "parallel_tool_calls"}
         assert all(
-            message["role"] in ("system", "developer", "user", "assistant", "tool") for message in row["messages"]
+            message["role"] in ("system", "developer", "user", "assistant", "tool")
+            for message in row["messages"]
         )
         assert row["messages"][-1]["role"] == "assistant" and row["messages"][-1]["content"]
         assert set(row["messages"][-1]) <= {"role", "content", "tool_calls", "name", "weight"}

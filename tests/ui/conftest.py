@@ -42,7 +42,9 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     visit.page.screenshot(path=SHOTS / f"{request.node.name}.png", full_page=True)
     context.close()
     assert visit.complaints == []
-    assert {url.split("/")[2] for url in visit.requested if not url.startswith(("data:", "file:"))} <= {visit.host}
+    assert {
+        url.split("/")[2] for url in visit.requested if not url.startswith(("data:", "file:"))
+    } <= {visit.host}
 
 
 def _listen(page: Page, visit: Visit) -> None:

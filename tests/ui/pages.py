@@ -79,7 +79,9 @@ def page_over(panel: Panel, folder: Path | None = None) -> Iterator[str]:
     api = panel.app
     app = Starlette(routes=[*page_routes(), *api.routes], exception_handlers=api.exception_handlers)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -28,10 +28,15 @@ async def test_every_file_comes_with_the_strict_policy_and_its_type() -> None:
         for path in ("", *(f"ui/{name}" for name in assets())):
             reply = await http.get(f"/{path}")
             assert reply.status_code == 200, path
-            rules = dict(rule.strip().split(" ", 1) for rule in reply.headers["content-security-policy"].split(";"))
+            rules = dict(
+                rule.strip().split(" ", 1)
+                for rule in reply.headers["content-security-policy"].split(";")
+            )
             assert rules == POLICY and reply.headers["x-content-type-options"] == "nosniff"
         assert (await http.get("/")).headers["content-type"].startswith("text/html")
-        assert (await http.get("/ui/js/main.js")).headers["content-type"].startswith("text/javascript")
+        assert (
+            (await http.get("/ui/js/main.js")).headers["content-type"].startswith("text/javascript")
+        )
 
 
 async def test_unchanged_file_is_not_sent_again() -> None:
@@ -42,7 +47,8 @@ async def test_unchanged_file_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["ui/../page.py", "ui/page.py", "ui/%2e%2e/page.py", "ui/", "ui/vendor.sh", "ui/none.js"]
+    "path",
+    ["ui/../page.py", "ui/page.py", "ui/%2e%2e/page.py", "ui/", "ui/vendor.sh", "ui/none.js"],
 )
 async def test_nothing_else_is_served(path: str) -> None:
     async with client() as http:
@@ -64,7 +70,14 @@ def test_every_import_and_reference_is_there() -> None:
 
 def test_our_own_code_makes_no_markup_of_text() -> None:
     for file in (ROOT / "js").glob("*.js"):
-        for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+        for way in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+        ):
             assert way not in file.read_text(), f"{file.name}: {way}"
 
 
@@ -85,7 +98,9 @@ def contrast(a: str, b: str) -> float:
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        r, g, b = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        r, g, b = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
         return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
     light, dark = sorted((luminance(a), luminance(b)), reverse=True)

@@ -16,10 +16,14 @@ from proxy.api.auth import master_key
 from tests.api.panel import OPTIONS, Panel, Teacher, fails_with
 from tests.ui.pages import Gate, Visit, page_over
 
-INJECTION = """<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>&amp;"""
+INJECTION = (
+    """<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>&amp;"""
+)
 
 
-def test_search_is_seen_while_it_runs_then_its_answer_then_its_trace_and_replay(visit: Visit, tmp_path: Path) -> None:
+def test_search_is_seen_while_it_runs_then_its_answer_then_its_trace_and_replay(
+    visit: Visit, tmp_path: Path
+) -> None:
     gate = Gate(2)
     with page_over(Panel((Teacher("anna"), Teacher("ben", gate))), tmp_path) as base_url:
         page = visit.open(base_url)
@@ -38,10 +42,14 @@ def test_search_is_seen_while_it_runs_then_its_answer_then_its_trace_and_replay(
 
         expect(page.get_by_text(re.compile("^Finished: a teacher closed"))).to_be_visible()
         expect(page.get_by_role("region", name="Answer")).to_contain_text("it is 42 — ben")
-        expect(page.get_by_role("region", name="Reasoning").get_by_role("listitem")).to_have_count(2)
+        expect(page.get_by_role("region", name="Reasoning").get_by_role("listitem")).to_have_count(
+            2
+        )
 
         page.get_by_role("link", name="Open trace").click()
-        expect(page.get_by_text("Finished: a teacher closed")).to_have_count(2)  # the playground keeps its own
+        expect(page.get_by_text("Finished: a teacher closed")).to_have_count(
+            2
+        )  # the playground keeps its own
         moment = page.get_by_role("slider", name="Moment of the search")
         moment.fill("0")
         main = page.locator(".trace")
@@ -85,7 +93,10 @@ def test_what_is_copied_asks_for_exactly_the_same(visit: Visit, tmp_path: Path) 
             visit.ask("It's \"6 × 7\",\n$HOME\\n isn't it?", "42")
         expect(page.get_by_role("link", name="Open trace")).to_be_visible()
         sent = posted.value.post_data_json
-        assert sent["cord"] == {"reference": "42", "strategy": "beam", "beam_width": 3} and sent["seed"] == 11
+        assert (
+            sent["cord"] == {"reference": "42", "strategy": "beam", "beam_width": 3}
+            and sent["seed"] == 11
+        )
 
         page.get_by_role("button", name="Copy as curl").click()
         command = shlex.split(page.evaluate("navigator.clipboard.readText()").replace("\\\n", ""))
@@ -99,7 +110,10 @@ def test_what_is_copied_asks_for_exactly_the_same(visit: Visit, tmp_path: Path) 
             exec(code, {})
         assert "it is 42" in shown.getvalue()
         (first, _), (second, _) = panel.kept
-        assert (first.settings, first.problem.messages) == (second.settings, second.problem.messages)
+        assert (first.settings, first.problem.messages) == (
+            second.settings,
+            second.problem.messages,
+        )
         assert first.problem.references == second.problem.references
 
 
@@ -127,7 +141,9 @@ def test_stopping_cancels_the_search(visit: Visit) -> None:
 
 
 def test_page_asks_for_the_key_and_keeps_it_for_the_tab_alone(visit: Visit, tmp_path: Path) -> None:
-    with page_over(Panel(options=replace(OPTIONS, keys=(master_key("sesame"),))), tmp_path) as base_url:
+    with page_over(
+        Panel(options=replace(OPTIONS, keys=(master_key("sesame"),))), tmp_path
+    ) as base_url:
         page = visit.open(base_url)
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("Key").fill("wrong")
@@ -138,7 +154,9 @@ def test_page_asks_for_the_key_and_keeps_it_for_the_tab_alone(visit: Visit, tmp_
         expect(dialog).to_have_count(0)
         visit.ask("What is 6 × 7?")
         expect(page.get_by_role("link", name="Open trace")).to_be_visible()
-        stored = page.evaluate("[JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie]")
+        stored = page.evaluate(
+            "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie]"
+        )
         assert "sesame" in stored[0] and not any("sesame" in where for where in stored[1:])
         assert not any("sesame" in url for url in visit.requested)
 

@@ -22,7 +22,9 @@ LOADED_MS = 120_000
 
 
 @pytest.fixture(scope="module")
-def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     if not request.config.getoption("--page"):
         pytest.skip("runs with --page (make test-ui)")
     config = configuration.load(ROOT / "config.yaml")
@@ -48,7 +50,9 @@ def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_real_search_is_seen_live_stored_and_replayed(visit: Visit, base_url: str, scheme: str, width: int) -> None:
+def test_real_search_is_seen_live_stored_and_replayed(
+    visit: Visit, base_url: str, scheme: str, width: int
+) -> None:
     page = visit.page
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": width, "height": 844})
@@ -82,7 +86,9 @@ def test_real_search_is_seen_live_stored_and_replayed(visit: Visit, base_url: st
 
     page.get_by_role("link", name="Open trace").click()
     slider = page.get_by_role("slider")
-    slider.evaluate("s => { s.value = s.max * 0.55; s.dispatchEvent(new Event('input', { bubbles: true })) }")
+    slider.evaluate(
+        "s => { s.value = s.max * 0.55; s.dispatchEvent(new Event('input', { bubbles: true })) }"
+    )
     expect(page.locator(".trace [role=status]")).to_have_text(re.compile("Searching step"))
     shot("replay")
     page.get_by_role("button", name="Replay").click()

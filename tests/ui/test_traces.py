@@ -26,7 +26,10 @@ def recorded() -> tuple[TraceRecord, TraceRecord]:
     with ThreadPoolExecutor() as aside:  # the browser's event loop may be running in this thread
         aside.submit(anyio.run, finished, kept).result()
         aside.submit(anyio.run, failed, kept).result()
-    good, bad = (record(job, journal, Provenance()) for job, journal in zip(kept.jobs, kept.journals, strict=True))
+    good, bad = (
+        record(job, journal, Provenance())
+        for job, journal in zip(kept.jobs, kept.journals, strict=True)
+    )
     return good, bad
 
 
@@ -47,17 +50,35 @@ def huge(like: TraceRecord) -> TraceRecord:
             for column, teacher in enumerate(TEACHERS):
                 id = len(candidates)
                 text = f"### Step {depth}. {teacher} writes the {row}th of them\n\n"
-                times = {"asked_s": depth - 1.0, "landed_s": depth - 0.5 + column / 10, "scored_s": depth - 0.1}
+                times = {
+                    "asked_s": depth - 1.0,
+                    "landed_s": depth - 0.5 + column / 10,
+                    "scored_s": depth - 0.1,
+                }
                 step.append(id)
                 candidates.append(
-                    CandidateRecord(id, parent, depth, teacher, "rank", text, "marker", 9, 9, score=score, **times)
+                    CandidateRecord(
+                        id,
+                        parent,
+                        depth,
+                        teacher,
+                        "rank",
+                        text,
+                        "marker",
+                        9,
+                        9,
+                        score=score,
+                        **times,
+                    )
                 )
         beam = list(step[:BEAM])
         path.append(step[0])
     won = set(path)
     fated = tuple(replace(one, fate="won") if one.id in won else one for one in candidates)
     winner = Winner(tuple(path), -0.5, "steps", "42", "ada", "stop")
-    return replace(like, id="chatcmpl-huge", candidates=fated, winner=winner, duration_s=float(DEPTHS))
+    return replace(
+        like, id="chatcmpl-huge", candidates=fated, winner=winner, duration_s=float(DEPTHS)
+    )
 
 
 def test_list_is_filtered_and_leads_to_the_trace(visit: Visit, tmp_path: Path) -> None:
@@ -80,7 +101,9 @@ def test_list_is_filtered_and_leads_to_the_trace(visit: Visit, tmp_path: Path) -
         expect(page.locator(".trace").get_by_role("status")).to_contain_text("Finished")
         # What failed, and why, can be read too.
         page.goto(f"{base_url}/#/traces/chatcmpl-bad")
-        expect(page.locator(".trace").get_by_role("status")).to_contain_text("Failed: no_candidates")
+        expect(page.locator(".trace").get_by_role("status")).to_contain_text(
+            "Failed: no_candidates"
+        )
 
 
 def test_unknown_trace_is_said_to_be_missing(visit: Visit, tmp_path: Path) -> None:
@@ -122,4 +145,6 @@ def test_thousands_of_candidates_stay_smooth(visit: Visit, tmp_path: Path) -> No
             }"""
         )
         assert frames["scroll"] < FRAME_MS and frames["scrub"] < FRAME_MS, frames
-        print(f"a frame takes {frames['scroll']:.1f} ms scrolling, {frames['scrub']:.1f} ms scrubbing")
+        print(
+            f"a frame takes {frames['scroll']:.1f} ms scrolling, {frames['scrub']:.1f} ms scrubbing"
+        )

@@ -39,10 +39,14 @@ def test_named_trace_is_shown_from_a_single_file(visit: Visit, tmp_path: Path) -
         trace,
         id="chatcmpl-named",
         messages=({"role": "user", "content": INJECTION},),
-        candidates=tuple(replace(one, text=f"{INJECTION} {one.teacher}") for one in trace.candidates),
+        candidates=tuple(
+            replace(one, text=f"{INJECTION} {one.teacher}") for one in trace.candidates
+        ),
     )
     out = tmp_path / "search.html"
-    assert main(["view", f"{stored(tmp_path, named, trace)}#chatcmpl-named", "--out", str(out)]) == 0
+    assert (
+        main(["view", f"{stored(tmp_path, named, trace)}#chatcmpl-named", "--out", str(out)]) == 0
+    )
     page = visit.page
     page.goto(out.as_uri())
     expect(page.get_by_role("status").first).to_contain_text("Finished")
@@ -56,7 +60,9 @@ def test_named_trace_is_shown_from_a_single_file(visit: Visit, tmp_path: Path) -
     assert all(url.startswith(("file:", "data:")) for url in visit.requested)
 
 
-def test_without_an_id_the_newest_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_id_the_newest_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trace = a_trace()
     folder = stored(tmp_path, trace, replace(trace, id="chatcmpl-last"))
     out = tmp_path / "out.html"
@@ -66,7 +72,9 @@ def test_without_an_id_the_newest_is_taken(tmp_path: Path, capsys: pytest.Captur
     assert json.loads(inside)["id"] == "chatcmpl-last"
 
 
-def test_opened_in_the_browser_where_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opened_in_the_browser_where_no_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -75,7 +83,9 @@ def test_opened_in_the_browser_where_no_file_is_named(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("source", ["none", "none#id", "{folder}#none", "{folder}/2026.jsonl#none"])
-def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str) -> None:
+def test_what_is_not_there_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
     stored(tmp_path, a_trace())
     assert main(["view", source.format(folder=tmp_path), "--out", str(tmp_path / "x.html")]) == 2
     assert "no trace" in capsys.readouterr().err

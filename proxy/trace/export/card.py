@@ -41,8 +41,13 @@ class Report:
         for candidate in record.won:
             self.steps[candidate.teacher] += 1
         settings = record.settings
-        self.settings[f"{settings.strategy}, score {record.objective or 'none'}, beam width {settings.beam_width}"] += 1
-        self.first, self.last = min(self.first or record.time, record.time), max(self.last, record.time)
+        self.settings[
+            f"{settings.strategy}, score {record.objective or 'none'}, beam width {settings.beam_width}"
+        ] += 1
+        self.first, self.last = (
+            min(self.first or record.time, record.time),
+            max(self.last, record.time),
+        )
 
     def add_row(self, split: str, row: Row) -> None:
         self.rows[split] += 1
@@ -52,7 +57,11 @@ class Report:
     @property
     def summary(self) -> str:
         """One line for the terminal."""
-        splits = ", ".join(f"{count} {split}" for split, count in self.rows.items()) if len(self.rows) > 1 else ""
+        splits = (
+            ", ".join(f"{count} {split}" for split, count in self.rows.items())
+            if len(self.rows) > 1
+            else ""
+        )
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
         rows = f"{self.rows.total()} rows" + (f" ({splits})" if splits else "")
         return f"{rows} of {self.records} records; left out: {left_out or 'nothing'}{self._trained}"
@@ -60,7 +69,11 @@ class Report:
     @property
     def _trained(self) -> str:
         total = self.prompt_tokens + self.completion_tokens
-        return f"; trained on: {self.completion_tokens} of {total} tokens (the completions)" if total else ""
+        return (
+            f"; trained on: {self.completion_tokens} of {total} tokens (the completions)"
+            if total
+            else ""
+        )
 
     def card(self, title: str, command: Sequence[str], student: Mapping[str, str]) -> str:
         """A data card in Markdown."""
@@ -88,7 +101,9 @@ class Report:
                     f"Trained on are the completions: {self.completion_tokens} tokens. "
                     f"The prompts' {self.prompt_tokens} tokens are context."
                 )
-        parts.append("A score tells how predictable an answer is. It is no proof that the answer is right.")
+        parts.append(
+            "A score tells how predictable an answer is. It is no proof that the answer is right."
+        )
         return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -90,19 +90,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `cord export`."""
     add = parser.add_argument
     add("--format", choices=list(FORMATS), default="sft", help="default: sft")
-    add("--traces", type=Path, default=Path("traces"), help="a folder or one file (default: traces)")
-    add("--out", type=Path, help="a .jsonl or .parquet file, written whole or not at all (default: standard output)")
-    add("--template", metavar="STUDENT", help="render with the chat template of this folder or hub name")
-    add("--markup", choices=get_args(MarkupName), default="auto", help="how the student marks its reasoning")
-    add("--inline", action="store_true", help="messages, openai: reasoning in <think> tags inside the content")
-    add("--validation", type=float, default=0.0, metavar="SHARE", help="set this share of the prompts aside")
+    add(
+        "--traces", type=Path, default=Path("traces"), help="a folder or one file (default: traces)"
+    )
+    add(
+        "--out",
+        type=Path,
+        help="a .jsonl or .parquet file, written whole or not at all (default: standard output)",
+    )
+    add(
+        "--template",
+        metavar="STUDENT",
+        help="render with the chat template of this folder or hub name",
+    )
+    add(
+        "--markup",
+        choices=get_args(MarkupName),
+        default="auto",
+        help="how the student marks its reasoning",
+    )
+    add(
+        "--inline",
+        action="store_true",
+        help="messages, openai: reasoning in <think> tags inside the content",
+    )
+    add(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="set this share of the prompts aside",
+    )
     filters = parser.add_argument_group("which records")
     add = filters.add_argument
     add("--source", choices=["reference", "consensus", "none"], help="only scores of this source")
     add("--min-value", type=float, metavar="NATS", help="only winners scored at least this good")
     add("--correct", action="store_true", help="only answers that are one of their references")
-    add("--model", action="append", default=[], metavar="NAME", help="only this ensemble's; may be repeated")
-    add("--teacher", action="append", default=[], metavar="NAME", help="only what these wrote; may be repeated")
+    add(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this ensemble's; may be repeated",
+    )
+    add(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only what these wrote; may be repeated",
+    )
     add(
         "--licence",
         action="append",
@@ -110,12 +147,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only teachers with it; may be repeated",
     )
-    add("--outcome", action="append", default=[], choices=["finished", "failed", "cancelled"], help="may be repeated")
-    add("--since", type=_moment, metavar="TIME", help="begun at this time or later, such as 2026-01-31")
+    add(
+        "--outcome",
+        action="append",
+        default=[],
+        choices=["finished", "failed", "cancelled"],
+        help="may be repeated",
+    )
+    add(
+        "--since",
+        type=_moment,
+        metavar="TIME",
+        help="begun at this time or later, such as 2026-01-31",
+    )
     add("--until", type=_moment, metavar="TIME", help="begun before this time")
     add("--truncated", action="store_true", help="answers that ran out of tokens too")
     add("--dedupe", action="store_true", help="one record for each conversation and reply")
-    add("--near-duplicates", type=float, metavar="SHARE", help="one of those that share this much of their wording")
+    add(
+        "--near-duplicates",
+        type=float,
+        metavar="SHARE",
+        help="one of those that share this much of their wording",
+    )
     add(
         "--decontaminate",
         type=Path,
@@ -124,17 +177,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="leave out what is in it",
     )
-    add("--ngram", type=int, default=13, metavar="WORDS", help="how many words in a row count as in (default: 13)")
+    add(
+        "--ngram",
+        type=int,
+        default=13,
+        metavar="WORDS",
+        help="how many words in a row count as in (default: 13)",
+    )
     pairs = parser.add_argument_group("pairs and labels")
     add = pairs.add_argument
-    add("--min-margin", type=float, default=0.05, metavar="NATS", help="least difference in a pair (default: 0.05)")
+    add(
+        "--min-margin",
+        type=float,
+        default=0.05,
+        metavar="NATS",
+        help="least difference in a pair (default: 0.05)",
+    )
     add(
         "--labels",
         choices=["outcome", "score"],
         default="outcome",
         help="prm: by the answer, or by score",
     )
-    add("--label-at-least", type=float, default=0.5, metavar="P", help="prm, score: least exp(score) that is true")
+    add(
+        "--label-at-least",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="prm, score: least exp(score) that is true",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -142,7 +213,13 @@ def run(arguments: argparse.Namespace) -> int:
     student = _student(arguments)
     plan = Plan(
         FORMATS[arguments.format],
-        RowOptions(student, arguments.inline, arguments.min_margin, arguments.labels, arguments.label_at_least),
+        RowOptions(
+            student,
+            arguments.inline,
+            arguments.min_margin,
+            arguments.labels,
+            arguments.label_at_least,
+        ),
         _filters(arguments),
         _screens(arguments),
         arguments.validation,
@@ -174,7 +251,9 @@ def _to_files(reader: TraceReader, plan: Plan, arguments: argparse.Namespace) ->
         for file in files.values():
             file.discard()
         raise
-    card = report.card(f"{out.stem}: {arguments.format} rows", sys.argv[2:], _described(plan.options.student))
+    card = report.card(
+        f"{out.stem}: {arguments.format} rows", sys.argv[2:], _described(plan.options.student)
+    )
     out.with_name(f"{out.stem}.card.md").write_text(card, encoding="utf-8")
     return report
 
@@ -182,7 +261,11 @@ def _to_files(reader: TraceReader, plan: Plan, arguments: argparse.Namespace) ->
 def _student(arguments: argparse.Namespace) -> Student:
     if arguments.template is not None:
         return TemplateStudent.load(arguments.template, arguments.markup)
-    return NeutralStudent() if arguments.markup == "auto" else NeutralStudent(MARKUPS[arguments.markup])
+    return (
+        NeutralStudent()
+        if arguments.markup == "auto"
+        else NeutralStudent(MARKUPS[arguments.markup])
+    )
 
 
 def _described(student: Student) -> dict[str, str]:
@@ -209,7 +292,9 @@ def _filters(arguments: argparse.Namespace) -> Filters:
 def _screens(arguments: argparse.Namespace) -> tuple[Screen, ...]:
     screens: list[Screen] = []
     if arguments.decontaminate:
-        screens.append(Contamination.load(cast(Sequence[Path], arguments.decontaminate), arguments.ngram))
+        screens.append(
+            Contamination.load(cast(Sequence[Path], arguments.decontaminate), arguments.ngram)
+        )
     if arguments.dedupe or arguments.near_duplicates is not None:
         screens.append(ExactDuplicates())
     if arguments.near_duplicates is not None:

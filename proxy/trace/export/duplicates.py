@@ -48,14 +48,18 @@ class NearDuplicates:
         try:
             from datasketch import MinHash, MinHashLSH
         except ImportError as exc:
-            raise ConfigError("", "near duplicates need datasketch: pip install 'cord-proxy[export]'") from exc
+            raise ConfigError(
+                "", "near duplicates need datasketch: pip install 'cord-proxy[export]'"
+            ) from exc
         self._minhash: Any = MinHash
         self._index: Any = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
         self._kept = 0
 
     def reason_against(self, record: TraceRecord) -> str | None:
         words = _words(_said(record))
-        shingles = {" ".join(words[i : i + _SHINGLE]) for i in range(max(len(words) - _SHINGLE + 1, 1))}
+        shingles = {
+            " ".join(words[i : i + _SHINGLE]) for i in range(max(len(words) - _SHINGLE + 1, 1))
+        }
         signature = self._minhash(num_perm=_PERMUTATIONS)
         signature.update_batch([shingle.encode("utf-8", "replace") for shingle in sorted(shingles)])
         if self._index.query(signature):

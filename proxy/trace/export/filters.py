@@ -50,12 +50,21 @@ class Filters:
             ("other teacher", bool(self.teachers) and not record.writers <= self.teachers),
             (
                 "other licence",
-                bool(self.licences) and not all(licences.get(name) in self.licences for name in record.writers),
+                bool(self.licences)
+                and not all(licences.get(name) in self.licences for name in record.writers),
             ),
             ("not scored", self.min_value is not None and value is None),
-            ("value too low", self.min_value is not None and value is not None and value < self.min_value),
+            (
+                "value too low",
+                self.min_value is not None and value is not None and value < self.min_value,
+            ),
             ("no reference", self.correct and not record.references),
             ("not correct", self.correct and bool(record.references) and not is_correct(record)),
-            ("truncated", not self.truncated and record.winner is not None and record.winner.finish_reason == "length"),
+            (
+                "truncated",
+                not self.truncated
+                and record.winner is not None
+                and record.winner.finish_reason == "length",
+            ),
         )
         return next((reason for reason, holds in checks if holds), None)

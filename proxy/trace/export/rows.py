@@ -16,7 +16,14 @@ from typing import Any
 from proxy.decoder import tool_calls
 from proxy.decoder.types import Tally
 from proxy.trace.export.checker import is_correct
-from proxy.trace.export.student import AS_IT_IS, NeutralStudent, Student, TemplateStudent, Texts, Turn
+from proxy.trace.export.student import (
+    AS_IT_IS,
+    NeutralStudent,
+    Student,
+    TemplateStudent,
+    Texts,
+    Turn,
+)
 from proxy.trace.record import CandidateRecord, Message, TraceRecord
 
 Row = dict[str, Any]
@@ -52,7 +59,12 @@ def sft(record: TraceRecord, options: RowOptions) -> Iterator[Row]:
     """The winner as `prompt` and `completion` texts: what is to be learnt is the completion, reasoning and all."""
     turn = _won(record)
     texts = options.student.whole(turn)
-    yield {"prompt": texts.prompt, "completion": texts.completions[0], **_tokens(texts), **_reply(record)}
+    yield {
+        "prompt": texts.prompt,
+        "completion": texts.completions[0],
+        **_tokens(texts),
+        **_reply(record),
+    }
 
 
 def messages(record: TraceRecord, options: RowOptions) -> Iterator[Row]:
@@ -106,7 +118,9 @@ def preference_trace(record: TraceRecord, options: RowOptions) -> Iterator[Row]:
     finished = [
         candidate
         for candidate in record.candidates
-        if candidate.ended in ("closed", "eos") and candidate.score is not None and candidate.id not in parents
+        if candidate.ended in ("closed", "eos")
+        and candidate.score is not None
+        and candidate.id not in parents
     ]
     if len(finished) < 2:
         raise NoRows("fewer than two finished reasonings")
@@ -134,7 +148,10 @@ def stepwise(record: TraceRecord, options: RowOptions) -> Iterator[Row]:
         tips = [c for c in record.candidates if c.score is not None and c.id not in parents]
         paths = [record.path(tip.id) for tip in tips]
         paths = [path for path in paths if all(step.score is not None for step in path)]
-        labels = [[_probability(step, record) >= options.label_at_least for step in path] for path in paths]
+        labels = [
+            [_probability(step, record) >= options.label_at_least for step in path]
+            for path in paths
+        ]
     if not paths:
         raise NoRows("not scored")
     for path, marks in zip(paths, labels, strict=True):
@@ -168,7 +185,9 @@ def tree(record: TraceRecord, options: RowOptions) -> Iterator[Row]:
     for candidate in record.candidates:
         columns = asdict(candidate)
         score = columns.pop("score")
-        candidates.append({**columns, "nats": score and score["nats"], "length": score and score["length"]})
+        candidates.append(
+            {**columns, "nats": score and score["nats"], "length": score and score["length"]}
+        )
     winner = record.winner
     yield {
         **_origin(record),
@@ -221,14 +240,20 @@ def _won(record: TraceRecord) -> Turn:
 def _assistant(record: TraceRecord, *, inline: bool) -> Message:
     """The reply as a message, its calls in OpenAI's form."""
     assert record.winner is not None
-    content, calls = tool_calls.find(record.winner.answer) if record.tools else (record.winner.answer, ())
+    content, calls = (
+        tool_calls.find(record.winner.answer) if record.tools else (record.winner.answer, ())
+    )
     said = f"<think>\n{record.reasoning}</think>\n\n{content}" if inline else content
     message: Message = {"role": "assistant", "content": said}
     if not inline:
         message["reasoning_content"] = record.reasoning
     if calls:
         message["tool_calls"] = [
-            {"id": f"call_{i}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            {
+                "id": f"call_{i}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
             for i, call in enumerate(calls)
         ]
     return message
@@ -245,7 +270,9 @@ def _pairs(
             yield better, worse
 
 
-def _pair(record: TraceRecord, texts: Texts, better: CandidateRecord, worse: CandidateRecord) -> Row:
+def _pair(
+    record: TraceRecord, texts: Texts, better: CandidateRecord, worse: CandidateRecord
+) -> Row:
     chosen, rejected = texts.completions
     values = path_value(record, better.id), path_value(record, worse.id)
     return {
@@ -265,7 +292,9 @@ def _pair(record: TraceRecord, texts: Texts, better: CandidateRecord, worse: Can
 
 def _step(candidate: CandidateRecord, student: Student) -> str:
     """A step's text; one that closes the thinking says so."""
-    return candidate.text + student.closer if candidate.ended in ("closed", "eos") else candidate.text
+    return (
+        candidate.text + student.closer if candidate.ended in ("closed", "eos") else candidate.text
+    )
 
 
 def _tokens(texts: Texts) -> Row:
@@ -308,13 +337,19 @@ def _origin(record: TraceRecord) -> Row:
         "time": record.time,
         "model": record.model,
         "teachers": [f"{teacher.name}={teacher.model}" for teacher in record.teachers],
-        "revisions": [f"{teacher.name}={teacher.revision or 'unknown'}" for teacher in record.teachers],
-        "licences": [f"{teacher.name}={teacher.licence or 'unknown'}" for teacher in record.teachers],
+        "revisions": [
+            f"{teacher.name}={teacher.revision or 'unknown'}" for teacher in record.teachers
+        ],
+        "licences": [
+            f"{teacher.name}={teacher.licence or 'unknown'}" for teacher in record.teachers
+        ],
         "objective": record.objective,
         "source": record.source,
         "seed": record.settings.sampling.seed,
         "temperature": record.settings.sampling.temperature,
-        "rating": next((entry.rating for entry in reversed(record.feedback) if entry.rating is not None), None),
+        "rating": next(
+            (entry.rating for entry in reversed(record.feedback) if entry.rating is not None), None
+        ),
         "metadata": json.dumps(record.metadata, ensure_ascii=False),
         "prompt_hash": record.prompt_hash,
         "dedupe_hash": record.dedupe_hash,

@@ -77,7 +77,8 @@ def as_text(messages: Sequence[Message]) -> list[Message]:
         content = message_text(message)
         if message.get("tool_calls"):
             calls = [
-                ToolCall(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]
+                ToolCall(call["function"]["name"], call["function"]["arguments"])
+                for call in message["tool_calls"]
             ]
             content = "\n".join(filter(None, [content, *(call.text for call in calls)]))
         if message.get("role") == "tool":
@@ -91,7 +92,9 @@ def as_text(messages: Sequence[Message]) -> list[Message]:
 def told_tools(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[Message]:
     """A plain conversation whose system message describes the tools."""
     plain = [PlainMessage(message["role"], message["content"]) for message in as_text(messages)]
-    return [{"role": message.role, "content": message.content} for message in with_tools(plain, tools)]
+    return [
+        {"role": message.role, "content": message.content} for message in with_tools(plain, tools)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class NeutralStudent:
 
     def opened(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
         told = "".join(
-            f"{message['role'].capitalize()}:\n{message['content']}\n\n" for message in told_tools(messages, tools)
+            f"{message['role'].capitalize()}:\n{message['content']}\n\n"
+            for message in told_tools(messages, tools)
         )
         return f"{told}Assistant:\n{self.markup.opener}"
 
@@ -189,7 +193,9 @@ class TemplateStudent:
             text = self._render([*turn.messages, {"role": "assistant", **reply}], turn.tools)
             if text.startswith(prompt) and _holds(text[len(prompt) :], turn):
                 return way, self._trimmed(text[len(prompt) :])
-        ended = self._render([*turn.messages, {"role": "assistant", "content": _SENTINEL}], turn.tools)
+        ended = self._render(
+            [*turn.messages, {"role": "assistant", "content": _SENTINEL}], turn.tools
+        )
         end = ended.rpartition(_SENTINEL)[2]
         opener = self.markup.opened(prompt)[len(prompt) :]
         return "joined", self._trimmed(f"{opener}{turn.reasoning}{self.closer}{turn.answer}{end}")
@@ -202,7 +208,9 @@ class TemplateStudent:
     def _prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
         return self._render(messages, tools, add_generation_prompt=True)
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], **more: Any) -> str:
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], **more: Any
+    ) -> str:
         if self.native_tools:
             spoken = [_with_arguments(message) for message in messages]
         else:
@@ -213,17 +221,28 @@ class TemplateStudent:
                 *plain[:-1],
                 {
                     **plain[-1],
-                    **({"reasoning_content": last["reasoning_content"]} if "reasoning_content" in last else {}),
+                    **(
+                        {"reasoning_content": last["reasoning_content"]}
+                        if "reasoning_content" in last
+                        else {}
+                    ),
                 },
             ]
         text = str(
             self.tokenizer.apply_chat_template(
-                spoken, tools=list(tools) if tools and self.native_tools else None, tokenize=False, **more
+                spoken,
+                tools=list(tools) if tools and self.native_tools else None,
+                tokenize=False,
+                **more,
             )
         )
         bos = self.tokenizer.bos_token
         # A tokenizer that begins every text with this token would do so twice.
-        return text.removeprefix(bos) if bos and self._ids("")[:1] == [self.tokenizer.bos_token_id] else text
+        return (
+            text.removeprefix(bos)
+            if bos and self._ids("")[:1] == [self.tokenizer.bos_token_id]
+            else text
+        )
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text)["input_ids"])
@@ -232,7 +251,10 @@ class TemplateStudent:
 def _holds(completion: str, turn: Turn) -> bool:
     """Whether a rendered reply has both the reasoning and, after it, the answer."""
     reasoning, answer = turn.reasoning.strip(), turn.answer.strip()
-    return reasoning in completion and answer in completion[completion.index(reasoning) + len(reasoning) :]
+    return (
+        reasoning in completion
+        and answer in completion[completion.index(reasoning) + len(reasoning) :]
+    )
 
 
 def _with_arguments(message: Message) -> Message:

@@ -61,7 +61,9 @@ def _to_parquet(file: Path) -> None:
     pa = _pyarrow()
     schema = pa.schema([])
     for rows in _batches(file):
-        schema = pa.unify_schemas([schema, pa.Table.from_pylist(rows).schema], promote_options="permissive")
+        schema = pa.unify_schemas(
+            [schema, pa.Table.from_pylist(rows).schema], promote_options="permissive"
+        )
     written = file.with_name(f"{file.name}{PARQUET}")
     with pa.parquet.ParquetWriter(written, schema) as writer:
         for rows in _batches(file):
