@@ -187,7 +187,7 @@ class Settings:
         bool,
         Setting(
             "the scorer reads steps while they are written, so that only their end is left when they are done",
-            "calls to the scorer; pays where a GPU waits for slow teachers",
+            "more calls to the scorer; worth it when the scorer's GPU is idle while teachers write",
         ),
     ] = False
     speculate: Annotated[
