@@ -46,15 +46,15 @@ class TraceFolder:
 
     def housekeep(
         self, *, rotate_s: float, compress: bool, retention: Retention, now: float | None = None
-    ) -> None:
+    ) -> bool:
         """Seal what nobody has written to for so long, compress what is sealed, delete what is too old or too much.
 
-        Does nothing if another process is at it.
+        Does nothing if somebody else is at it; tells whether it did its work.
         """
         now = time.time() if now is None else now
         with folder_lock(self.path, wait=False) as held:
             if not held:
-                return
+                return False
             for file in self.path.glob(f"*{SUFFIX}"):
                 if file.name.startswith("."):
                     continue
@@ -62,6 +62,7 @@ class TraceFolder:
                 if sealed or now - _modified(file, now) > rotate_s:
                     self._close(file, compress=compress)
             self._retain(retention, now)
+        return True
 
     def rewrite(self, transform: Transform) -> int:
         """Pass every line through a function, also those being written now; how many were changed or left out.

@@ -146,7 +146,8 @@ def test_old_and_surplus_segments_are_deleted_and_what_is_written_is_not(tmp_pat
     assert [found.id for found in TraceReader(tmp_path)] == ["chatcmpl-3"]
     log = opened(tmp_path)
     log.record(JOB, JOURNAL)
-    folder.housekeep(rotate_s=1e9, compress=True, retention=Retention(bytes=0))
+    while not folder.housekeep(rotate_s=1e9, compress=True, retention=Retention(bytes=0)):
+        pass  # the log's own housekeeper is at it
     log.record(JOB, JOURNAL)
     log.close()
     assert read(tmp_path) == (2, 0)

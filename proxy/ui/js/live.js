@@ -3,6 +3,9 @@ import { useEffect, useReducer, useRef } from "./html.js";
 import { runChat, watchSearch } from "./client.js";
 import { Search } from "./search.js";
 
+// How long a failed request's search is waited for: it may never have begun.
+const NEWS_MS = 2000;
+
 export class LiveSearch {
   constructor(body, onChange) {
     this.body = body;
@@ -19,8 +22,9 @@ export class LiveSearch {
     const { signal } = this.abort;
     const answered = runChat(this.body, this.requestId, signal).catch((error) => {
       if (!signal.aborted) this.error = error.message;
-      // A request that was refused has no search to watch.
-      if (!this.search.started) this.abort.abort();
+      // A request that was refused has no search to watch; one that failed at once may still be told of.
+      if (error.status < 500) this.abort.abort();
+      else setTimeout(() => this.search.started || this.abort.abort(), NEWS_MS);
     });
     try {
       for await (const event of watchSearch(this.requestId, signal)) {
