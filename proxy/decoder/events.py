@@ -43,7 +43,7 @@ class ProposalRequested:
 
 @dataclass(frozen=True, slots=True)
 class TeacherSkipped:
-    """A teacher was not asked for step `depth`, under any prefix: it seldom wins there."""
+    """A teacher was not asked for step `depth`, under any prefix: it seldom wins there, or was given up before."""
 
     depth: int
     teacher: str

@@ -133,18 +133,19 @@ class Layer:
         return not self.missing and not self.unsettled
 
     @property
+    def proposals(self) -> list[Proposal]:
+        """The calls that have been made, in the order of the wants."""
+        return [one for want in self.wants if (one := want.proposal) is not None]
+
+    @property
     def written(self) -> list[Candidate]:
         """What the teachers wrote for this step."""
-        proposals = [want.proposal for want in self.wants]
-        return [one.candidate for one in proposals if one is not None and one.candidate is not None]
+        return [one.candidate for one in self.proposals if one.candidate is not None]
 
     @property
     def failures(self) -> list[str]:
         """Why calls came to nothing."""
-        proposals = [want.proposal for want in self.wants]
-        return [
-            str(one.failure) for one in proposals if one is not None and one.failure is not None
-        ]
+        return [str(one.failure) for one in self.proposals if one.failure is not None]
 
     @property
     def landed(self) -> bool:

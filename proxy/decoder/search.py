@@ -218,10 +218,10 @@ class _Reasoning:
         calls.stop_judging([one for one in calls.judging if one not in wanted])
         first, *later = layers
         most = self.rules.settings.max_calls or int(_CALLS * self._calls_a_step)
-        early = [want.proposal for layer in later for want in layer.wants]
-        cancellable = [one for one in early if one is not None and one in calls.writing]
-        excess = len(calls.writing) + len(first.missing) - most
-        calls.cancel(cancellable[max(len(cancellable) - excess, 0) :] if excess > 0 else [])
+        speculative = [one for layer in later for one in layer.proposals if one in calls.writing]
+        excess = max(len(calls.writing) + len(first.missing) - most, 0)
+        # The least worthy make room for what the next decision waits for.
+        calls.cancel(speculative[max(len(speculative) - excess, 0) :])
         for layer in layers:
             urgent = layer is first
             for want in layer.missing:

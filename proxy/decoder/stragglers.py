@@ -34,11 +34,7 @@ def patience(layer: Layer, settings: Settings, now: float) -> Patience:
     answered = layer.landed or len(out) < len(layer.unsettled)
     if not out or layer.missing or len(out) > spare or not answered:
         return Patience()
-    arrived = [
-        proposal
-        for want in layer.wants
-        if (proposal := want.proposal) is not None and proposal not in out
-    ]
+    arrived = [one for one in layer.proposals if one not in out]
     spoken = [one for one in arrived if one.candidate is not None]
     since = sorted(one.settled_s for one in arrived)[max(len(layer.wants) - spare - 1, 0)]
     usual = statistics.median(one.settled_s - one.requested_s for one in spoken)
